@@ -1,0 +1,8 @@
+// Any text is a sound trace or a refusal.
+#include "runtime/workload/trace_fuzz.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const absl::string_view text(reinterpret_cast<const char*>(data), size);
+  fabricast::AbortUnlessSound(fabricast::ParseAzureCsv("x.csv", text));
+  return 0;
+}
