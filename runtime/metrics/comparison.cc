@@ -1,0 +1,173 @@
+#include "runtime/metrics/comparison.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/string_view.h"
+#include "runtime/metrics/metric_path.h"
+
+namespace fabricast {
+namespace {
+
+double RelativeChange(double before, double after) {
+  return before == 0 ? 0 : (after - before) / before;
+}
+
+struct Part {
+  absl::string_view name;
+  double seconds;
+};
+
+std::vector<Part> Parts(const ComputeTime& time) {
+  return {{"weight reading", time.weight_read_s()},
+          {"matrix arithmetic", time.matrix_compute_s()},
+          {"reading the KV cache", time.decode_attention_s()},
+          {"prefill attention", time.prefill_attention_s()},
+          {"norms and other elementwise kernels", time.elementwise_s()},
+          {"all-reduces of tensor parallelism", time.collective_s()},
+          {"fixed kernel and step overheads", time.overhead_s()}};
+}
+
+double Sum(const ComputeTime& time) {
+  double sum = 0;
+  for (const Part& part : Parts(time)) sum += part.seconds;
+  return sum;
+}
+
+Part Largest(const ComputeTime& time) {
+  const std::vector<Part> parts = Parts(time);
+  return *std::max_element(parts.begin(), parts.end(),
+                           [](const Part& a, const Part& b) { return a.seconds < b.seconds; });
+}
+
+// The stage that is busiest: a pipeline advances at its pace.
+int BusiestStage(const Result& result) {
+  int busiest = 0;
+  for (int s = 1; s < result.stages_size(); ++s) {
+    if (result.stages(s).busy_s() > result.stages(busiest).busy_s()) busiest = s;
+  }
+  return busiest;
+}
+
+std::string StageText(const Result& result, int stage) {
+  if (stage >= result.plan().stages_size()) return absl::StrCat("stage ", stage);
+  return absl::StrCat("stage ", stage, " (", absl::StrJoin(result.plan().stages(stage).gpus(), "+"),
+                      ")");
+}
+
+// "bound by weight reading on stage 2 (node_b.gpu0), 93 % of its decode time".
+std::string Bound(const Result& result, int stage, const ComputeTime& time,
+                  absl::string_view phase) {
+  const double sum = Sum(time);
+  if (sum <= 0) return absl::StrCat("bound by ", StageText(result, stage));
+  const Part largest = Largest(time);
+  return absl::StrFormat("bound by %s on %s, %.0f %% of its %s time", largest.name,
+                         StageText(result, stage), 100 * largest.seconds / sum, phase);
+}
+
+// How long stages wait for bytes on the wire, as a share of the run: the most that a faster wire
+// could take away.
+std::string Waiting(const Result& result) {
+  double worst = 0;
+  int at = -1;
+  for (int h = 0; h < result.hops_size(); ++h) {
+    if (result.hops(h).exposed_s() >= worst) {
+      worst = result.hops(h).exposed_s();
+      at = h;
+    }
+  }
+  if (at < 0 || result.duration_s() <= 0) return "nothing crosses a wire";
+  return absl::StrFormat(
+      "stage %d waits for the hop into it %.2f %% of the time, more than any other",
+      result.hops(at).to_stage(), 100 * worst / result.duration_s());
+}
+
+std::string Movement(absl::string_view name, double before, double after) {
+  const bool long_times = std::max(before, after) >= 10;
+  return absl::StrFormat("%s %.*f -> %.*f %s (%+.2f %%)", name, long_times ? 1 : 2,
+                         long_times ? before : 1e3 * before, long_times ? 1 : 2,
+                         long_times ? after : 1e3 * after, long_times ? "s" : "ms",
+                         100 * RelativeChange(before, after));
+}
+
+std::string TpotCause(const Result& baseline, const Result& result) {
+  const int stage = BusiestStage(result);
+  const StageResult& busiest = result.stages(stage);
+  const double decode_s = Sum(busiest.decode());
+  const double prefill_s = Sum(busiest.prefill());
+  std::string cause;
+  if (decode_s + prefill_s <= 0) {
+    cause = absl::StrCat(StageText(result, stage), " is the busiest");
+  } else if (prefill_s > decode_s) {
+    cause = absl::StrFormat(
+        "tokens come at the pace of prefill chunks, which take %.0f %% of the busy time of %s and "
+        "are %s",
+        100 * prefill_s / (decode_s + prefill_s), StageText(result, stage),
+        Bound(result, stage, busiest.prefill(), "prefill"));
+  } else {
+    cause = absl::StrCat("decode is ", Bound(result, stage, busiest.decode(), "decode"));
+  }
+  return absl::StrCat(Movement("TPOT", baseline.tpot().mean(), result.tpot().mean()), ": ", cause,
+                      "; ", Waiting(result), ".");
+}
+
+std::string TtftCause(const Result& baseline, const Result& result) {
+  const int stage = BusiestStage(result);
+  const double queue_share =
+      result.ttft().mean() > 0 ? result.queue_wait().mean() / result.ttft().mean() : 0;
+  std::string cause;
+  if (queue_share > 0.5) {
+    cause = absl::StrFormat("%.0f %% of it is waiting for admission: %s", 100 * queue_share,
+                            result.kv_peak_fraction() > 0.95
+                                ? "the KV cache is full"
+                                : "requests come faster than they are served");
+  } else {
+    cause = absl::StrCat("prefill is ",
+                         Bound(result, stage, result.stages(stage).prefill(), "prefill"));
+  }
+  return absl::StrCat(Movement("TTFT", baseline.ttft().mean(), result.ttft().mean()), ": ", cause,
+                      ".");
+}
+
+}  // namespace
+
+std::vector<std::string> Causes(const Result& baseline, const Result& result) {
+  std::vector<std::string> causes;
+  if (result.stages_size() == 0 || result.finished() == 0) {
+    causes.push_back("No request finished, so there is nothing to explain.");
+    return causes;
+  }
+  if (result.tpot().count() > 0) causes.push_back(TpotCause(baseline, result));
+  causes.push_back(TtftCause(baseline, result));
+  return causes;
+}
+
+Comparison Compare(absl::Span<const Result> results) {
+  Comparison comparison;
+  comparison.set_schema("fabricast.comparison.v1");
+  const Result& baseline = results.front();
+  for (const Result& result : results) *comparison.add_results() = result;
+  for (size_t i = 1; i < results.size(); ++i) {
+    Comparison::Change& change = *comparison.add_changes();
+    change.set_label(results[i].label());
+    for (const std::string& path : ComparedMetrics(baseline)) {
+      const absl::StatusOr<double> before = MetricAt(baseline, path);
+      const absl::StatusOr<double> after = MetricAt(results[i], path);
+      // A split into fewer stages has fewer stages to compare.
+      if (!before.ok() || !after.ok()) continue;
+      MetricChange& metric = *change.add_metrics();
+      metric.set_metric(path);
+      metric.set_baseline(*before);
+      metric.set_value(*after);
+      metric.set_change(RelativeChange(*before, *after));
+    }
+    for (std::string& cause : Causes(baseline, results[i])) change.add_causes(std::move(cause));
+  }
+  return comparison;
+}
+
+}  // namespace fabricast

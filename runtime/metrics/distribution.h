@@ -1,0 +1,36 @@
+// Summaries of samples that may stand for many equal ones.
+#ifndef FABRICAST_RUNTIME_METRICS_DISTRIBUTION_H_
+#define FABRICAST_RUNTIME_METRICS_DISTRIBUTION_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "runtime/metrics/result.pb.h"
+
+namespace fabricast {
+
+// Collects samples with multiplicities: the gaps between tokens of a whole micro-batch are one
+// entry, so that an hour of millions of tokens stays small without giving up exact percentiles.
+class Samples {
+ public:
+  // Equal values one after the other are merged.
+  void Add(double value, int64_t count = 1);
+
+  int64_t count() const { return count_; }
+
+  // Percentiles as numpy.percentile's default: position q (n - 1) among the sorted samples, linear
+  // between neighbours. All zero without samples. Sorts in place.
+  Distribution Summarize();
+
+ private:
+  struct Entry {
+    double value;
+    int64_t count;
+  };
+  std::vector<Entry> entries_;
+  int64_t count_ = 0;
+};
+
+}  // namespace fabricast
+
+#endif  // FABRICAST_RUNTIME_METRICS_DISTRIBUTION_H_

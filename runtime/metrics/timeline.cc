@@ -1,0 +1,112 @@
+#include "runtime/metrics/timeline.h"
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+
+namespace fabricast {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Stages and links are two processes of the viewer, each with a thread a track.
+constexpr int kStages = 1;
+constexpr int kLinks = 2;
+
+double Microseconds(double seconds) { return seconds * 1e6; }
+
+Json Name(absl::string_view what, int process, int thread, const std::string& name) {
+  return {{"ph", "M"},
+          {"name", std::string(what)},
+          {"pid", process},
+          {"tid", thread},
+          {"args", {{"name", name}}}};
+}
+
+std::string SliceName(const StageSlice& slice) {
+  if (slice.prefill_tokens == 0) return absl::StrCat("decode x", slice.decodes);
+  if (slice.decodes == 0) return absl::StrCat("prefill ", slice.prefill_tokens);
+  return absl::StrCat("prefill ", slice.prefill_tokens, " + decode x", slice.decodes);
+}
+
+}  // namespace
+
+absl::Status WriteTrace(const Timeline& timeline, const TrackNames& names,
+                        const std::string& file) {
+  std::ofstream out(file, std::ios::binary);
+  bool first = true;
+  // One event a line, written as it is made: a trace of an hour never stands in memory as a
+  // document.
+  const auto write = [&](const Json& event) {
+    out << (first ? "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n" : ",\n") << event.dump();
+    first = false;
+  };
+  write(Name("process_name", kStages, 0, "stages"));
+  for (size_t i = 0; i < names.stages.size(); ++i) {
+    write(Name("thread_name", kStages, static_cast<int>(i), names.stages[i]));
+  }
+  write(Name("process_name", kLinks, 0, "links"));
+  for (size_t i = 0; i < names.links.size(); ++i) {
+    write(Name("thread_name", kLinks, static_cast<int>(i), names.links[i]));
+  }
+  for (const StageSlice& slice : timeline.stages) {
+    write({{"ph", "X"},
+           {"name", SliceName(slice)},
+           {"pid", kStages},
+           {"tid", slice.stage},
+           {"ts", Microseconds(slice.start_s)},
+           {"dur", Microseconds(slice.end_s - slice.start_s)},
+           {"args",
+            {{"micro_batch", slice.micro_batch},
+             {"decodes", slice.decodes},
+             {"prefill_tokens", slice.prefill_tokens}}}});
+  }
+  int64_t id = 0;
+  for (const TransferSlice& slice : timeline.transfers) {
+    for (const TrackNames::Hop& hop : names.hops) {
+      if (hop.from_stage != slice.from_stage || hop.to_stage != slice.to_stage) continue;
+      const std::string name = absl::StrCat("mb ", slice.micro_batch, ": stage ", slice.from_stage,
+                                            " to ", slice.to_stage);
+      for (int link : hop.links) {
+        // Transfers share links and may overlap: asynchronous slices, each with an id of its own.
+        Json begin = {{"ph", "b"},
+                      {"cat", names.links[link]},
+                      {"name", name},
+                      {"id", ++id},
+                      {"pid", kLinks},
+                      {"tid", link},
+                      {"ts", Microseconds(slice.start_s)},
+                      {"args", {{"bytes", slice.bytes}}}};
+        Json end = begin;
+        end["ph"] = "e";
+        end["ts"] = Microseconds(slice.end_s);
+        write(begin);
+        write(end);
+      }
+    }
+  }
+  for (const LoadSample& sample : timeline.load) {
+    write({{"ph", "C"},
+           {"name", "requests"},
+           {"pid", kStages},
+           {"ts", Microseconds(sample.at_s)},
+           {"args", {{"running", sample.running}, {"waiting", sample.waiting}}}});
+    write({{"ph", "C"},
+           {"name", "KV blocks"},
+           {"pid", kStages},
+           {"ts", Microseconds(sample.at_s)},
+           {"args", {{"used", sample.kv_blocks}}}});
+  }
+  out << "\n]}\n";
+  out.close();
+  if (!out) {
+    return absl::UnavailableError(
+        absl::StrCat(file,
+                     ": the trace could not be written; is the folder there, is there "
+                     "space and permission?"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace fabricast

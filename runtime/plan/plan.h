@@ -1,0 +1,98 @@
+// Deployment: which layers of a model on which GPUs of a topology, whether it fits, and what the
+// scheduler may use.
+#ifndef FABRICAST_RUNTIME_PLAN_PLAN_H_
+#define FABRICAST_RUNTIME_PLAN_PLAN_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "runtime/cost/stage_cost.h"
+#include "runtime/metrics/result.pb.h"
+#include "runtime/model/model.h"
+#include "runtime/scheduler/scheduler.h"
+#include "topology/topology.h"
+
+namespace fabricast {
+
+// How layers are divided among stages.
+enum class Split {
+  kEven,             // as equal as whole layers allow; the remainder to the first stages
+  kGiven,            // PlanOptions::layers
+  kBalancedDecode,   // least time of the slowest stage for a decode micro-batch
+  kBalancedPrefill,  // ... for a prefill chunk
+};
+
+struct PlanOptions {
+  Split split = Split::kEven;
+  std::vector<int> layers;  // one a stage; for kGiven
+  int stages = 0;           // 0: as many as the GPUs give at this tensor_parallel
+  int tensor_parallel = 1;  // GPUs a stage, all in one host
+  double reserve_gb = 2.0;  // CUDA context, NCCL buffers, workspaces, fragmentation; a GPU
+  int max_in_flight = 0;    // micro-batches; 0: one a stage
+  int64_t max_batch_tokens = 2048;
+  int64_t max_chunk_tokens = 512;
+  int max_running = 256;
+  int64_t kv_block_tokens = 16;
+  int64_t kv_blocks = 0;  // 0: what fits. A real run's own count, where there is one, is better.
+};
+
+// Parses "even", "balanced" (= "balanced-decode"), "balanced-prefill" or "43,42,41" into `options`.
+absl::Status ParseSplit(absl::string_view text, PlanOptions& options);
+
+// Memory of one GPU of a stage, bytes.
+struct StageMemory {
+  int64_t capacity = 0;
+  int64_t weights = 0;
+  int64_t activations = 0;
+  int64_t reserve = 0;
+  int64_t kv_bytes_per_token = 0;
+  // What is left for the KV cache; negative: it does not fit.
+  int64_t left() const { return capacity - weights - activations - reserve; }
+};
+
+struct Stage {
+  std::vector<int> gpus;  // indices into the topology
+  int first_layer = 0;
+  int num_layers = 0;
+  bool embedding = false;
+  bool lm_head = false;
+  StageMemory memory;  // of each of its GPUs (of the smallest, if they differ)
+};
+
+struct Plan {
+  int tensor_parallel = 1;
+  std::vector<Stage> stages;
+  SchedulerOptions scheduler;  // with kv_blocks = the stage with the fewest
+
+  int64_t kv_tokens() const { return scheduler.kv_blocks * scheduler.kv_block_tokens; }
+};
+
+// Fails with
+//   kInvalidArgument   options that contradict the model or the topology: 128 heads over 3 GPUs, 5
+//   stages on 3 GPUs,
+//                      a split that does not add up, a tensor-parallel group across hosts
+//   kResourceExhausted it does not fit: names the GPU, the shortfall in GB and the nearest plan
+//   that fits, or how many
+//                      such GPUs it would take
+absl::StatusOr<Plan> MakePlan(const Topology& topology, const Model& model,
+                              const PlanOptions& options);
+
+// The cost of stage `index` of `plan`. The topology and model must outlive nothing: it copies.
+StageCost MakeStageCost(const Topology& topology, const Model& model, const Plan& plan, int index);
+
+// Longest context, prompt and output together, that `requests` at a time can have: KV cache and the
+// model's limit.
+int64_t LongestContext(const Plan& plan, const Model& model, int64_t requests);
+
+// The plan as results carry it.
+PlanResult ToProto(const Plan& plan, const Topology& topology);
+
+// "node_a.gpu0", or "node_a.gpu0+gpu1" for a tensor-parallel group.
+std::string StageName(const Stage& stage, const Topology& topology);
+
+}  // namespace fabricast
+
+#endif  // FABRICAST_RUNTIME_PLAN_PLAN_H_
