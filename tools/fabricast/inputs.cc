@@ -1,0 +1,169 @@
+#include "tools/fabricast/inputs.h"
+
+#include <google/protobuf/util/json_util.h>
+
+#include <cstdio>
+#include <iostream>
+#include <map>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+
+namespace fabricast {
+
+void TopologyFlags::AddTo(CLI::App& command) {
+  command
+      .add_option("--set", set,
+                  "Replace a field of the topology: 'node_*.nic0.rate_gbps=400'. Several values, "
+                  "'=200,400', "
+                  "compare them. May be given more than once")
+      ->take_all();
+}
+
+absl::StatusOr<std::vector<LabelledTopology>> LoadTopologies(const std::vector<std::string>& files,
+                                                             const TopologyFlags& flags) {
+  // Every combination of the values, the last flag's changing fastest.
+  std::vector<std::vector<Override>> combinations = {{}};
+  std::vector<bool> varies;
+  for (const std::string& text : flags.set) {
+    absl::StatusOr<Override> parsed = ParseOverride(text);
+    if (!parsed.ok()) return parsed.status();
+    const std::vector<std::string> values = absl::StrSplit(parsed->value, ',');
+    varies.push_back(values.size() > 1);
+    std::vector<std::vector<Override>> longer;
+    for (const std::vector<Override>& combination : combinations) {
+      for (const std::string& value : values) {
+        longer.push_back(combination);
+        longer.back().push_back({parsed->path, value});
+      }
+    }
+    combinations = std::move(longer);
+  }
+  std::vector<LabelledTopology> topologies;
+  for (const std::string& file : files) {
+    for (const std::vector<Override>& overrides : combinations) {
+      absl::StatusOr<Topology> topology = Topology::Load(file, overrides);
+      if (!topology.ok()) return topology.status();
+      LabelledTopology labelled{topology->name(), *std::move(topology), {}};
+      for (size_t i = 0; i < overrides.size(); ++i) {
+        labelled.overrides.push_back(absl::StrCat(overrides[i].path, "=", overrides[i].value));
+        if (!varies[i]) continue;
+        const size_t field = overrides[i].path.rfind('.');
+        absl::StrAppend(&labelled.label, " ", overrides[i].path.substr(field + 1), "=",
+                        overrides[i].value);
+      }
+      topologies.push_back(std::move(labelled));
+    }
+  }
+  return topologies;
+}
+
+void ModelFlags::AddTo(CLI::App& command) {
+  command
+      .add_option("--model", model,
+                  "A bundled model (see `fabricast models`), a config.json or a checkpoint folder")
+      ->required();
+  command.add_option(
+      "--quantization", quantization,
+      "Weights of the layers: bf16, fp8 or int4 (AWQ or GPTQ, group 128); default: as the "
+      "configuration says");
+}
+
+void PlanFlags::AddTo(CLI::App& command) {
+  command
+      .add_option("--split", split,
+                  "Layers a stage: even, balanced (by decode time), balanced-prefill, or 43,42,41")
+      ->capture_default_str();
+  command.add_option("--stages", options.stages, "Pipeline stages; default: as many as GPUs allow");
+  command
+      .add_option("--tp,--tensor-parallel", options.tensor_parallel,
+                  "GPUs that share each layer, within a host")
+      ->capture_default_str();
+  command.add_option("--max-in-flight", options.max_in_flight,
+                     "Micro-batches in the pipeline; default: one a stage");
+  command.add_option("--max-batch-tokens", options.max_batch_tokens, "Tokens of a micro-batch")
+      ->capture_default_str();
+  command.add_option("--chunk-tokens", options.max_chunk_tokens, "Prefill tokens of a micro-batch")
+      ->capture_default_str();
+  command.add_option("--max-running", options.max_running, "Requests admitted at a time")
+      ->capture_default_str();
+  command.add_option("--kv-block-tokens", options.kv_block_tokens, "Tokens of a KV-cache block")
+      ->capture_default_str();
+  command.add_option("--kv-blocks", options.kv_blocks,
+                     "KV-cache blocks, as a real run reports them; default: what fits");
+  command
+      .add_option("--reserve-gb", options.reserve_gb,
+                  "Memory kept free on each GPU for CUDA, NCCL and workspaces")
+      ->capture_default_str();
+}
+
+absl::StatusOr<PlanOptions> PlanFlags::Options() const {
+  PlanOptions result = options;
+  if (absl::Status status = ParseSplit(split, result); !status.ok()) return status;
+  return result;
+}
+
+void WorkloadFlags::AddTo(CLI::App& command) {
+  command
+      .add_option("--workload", workload,
+                  "A bundled workload (see `fabricast workloads`), closed:..., poisson:..., "
+                  "gamma:..., an Azure "
+                  "CSV or a JSONL file")
+      ->capture_default_str();
+  command.add_option("--seed", options.seed, "Of random arrivals and lengths")
+      ->capture_default_str();
+  command.add_option("--rate-scale", options.rate_scale, "Arrivals come that many times faster")
+      ->capture_default_str();
+  command.add_option("--window", window,
+                     "Only arrivals in START:END, seconds of the unscaled trace");
+  command.add_option("--max-requests", options.max_requests, "Only the first so many");
+}
+
+absl::StatusOr<Workload> WorkloadFlags::Load() const {
+  WorkloadOptions loaded = options;
+  if (!window.empty()) {
+    const std::vector<std::string> ends = absl::StrSplit(window, ':');
+    if (ends.size() != 2 || !absl::SimpleAtod(ends[0], &loaded.window_start_s) ||
+        !absl::SimpleAtod(ends[1], &loaded.window_end_s) ||
+        !(loaded.window_start_s < loaded.window_end_s)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--window '", window, "': write START:END in seconds, such as 0:600"));
+    }
+  }
+  return MakeWorkload(workload, loaded);
+}
+
+void AddFormatFlag(CLI::App& command, Format& format) {
+  command.add_option("--format", format, "text or json")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, Format>{{"text", Format::kText}, {"json", Format::kJson}},
+          CLI::ignore_case))
+      ->option_text("text|json");
+}
+
+void PrintJson(const google::protobuf::Message& message) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.add_whitespace = true;
+  options.always_print_primitive_fields = true;
+  options.preserve_proto_field_names = true;
+  std::string json;
+  const auto status = google::protobuf::util::MessageToJsonString(message, &json, options);
+  if (!status.ok()) {
+    std::cerr << "fabricast: " << status.ToString() << "\n";
+    return;
+  }
+  std::cout << json;
+}
+
+int Fail(const absl::Status& status) {
+  std::cout.flush();
+  std::cerr << "fabricast: " << status.message() << "\n";
+  return 1;
+}
+
+}  // namespace fabricast

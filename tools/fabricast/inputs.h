@@ -1,0 +1,74 @@
+// Flags that several commands share, and what they name: topologies with overrides, model,
+// workload, plan.
+#ifndef FABRICAST_TOOLS_FABRICAST_INPUTS_H_
+#define FABRICAST_TOOLS_FABRICAST_INPUTS_H_
+
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/statusor.h"
+#include "runtime/metrics/result.pb.h"
+#include "runtime/plan/plan.h"
+#include "runtime/workload/workload.h"
+#include "simulator/simulate.h"
+#include "topology/topology.h"
+
+namespace fabricast {
+
+// --set, once or often. A value may be a list, "path=200,400": the topology is then loaded once for
+// each.
+struct TopologyFlags {
+  std::vector<std::string> set;
+
+  void AddTo(CLI::App& command);
+};
+
+struct LabelledTopology {
+  std::string label;  // the topology's name, with the overrides that tell it from its siblings
+  Topology topology;
+  std::vector<std::string> overrides;
+};
+
+// Every file with every combination of override values, in order.
+absl::StatusOr<std::vector<LabelledTopology>> LoadTopologies(const std::vector<std::string>& files,
+                                                             const TopologyFlags& flags);
+
+struct ModelFlags {
+  std::string model;
+  std::string quantization;
+
+  void AddTo(CLI::App& command);
+  absl::StatusOr<Model> Load() const { return LoadModel(model, quantization); }
+};
+
+struct PlanFlags {
+  PlanOptions options;
+  std::string split = "even";
+
+  void AddTo(CLI::App& command);
+  absl::StatusOr<PlanOptions> Options() const;
+};
+
+struct WorkloadFlags {
+  std::string workload = "chat-closed-8";
+  std::string window;
+  WorkloadOptions options;
+
+  void AddTo(CLI::App& command);
+  absl::StatusOr<Workload> Load() const;
+};
+
+enum class Format { kText, kJson };
+void AddFormatFlag(CLI::App& command, Format& format);
+
+// Prints a message as JSON: proto field names, every field present. The same message gives the same
+// bytes.
+void PrintJson(const google::protobuf::Message& message);
+
+// Writes "fabricast: message" to standard error; returns the exit status 1.
+int Fail(const absl::Status& status);
+
+}  // namespace fabricast
+
+#endif  // FABRICAST_TOOLS_FABRICAST_INPUTS_H_
