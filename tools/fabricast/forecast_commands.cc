@@ -11,6 +11,7 @@
 #include "runtime/metrics/comparison.h"
 #include "runtime/metrics/condition.h"
 #include "simulator/break_even.h"
+#include "simulator/confidence.h"
 #include "simulator/simulate.h"
 #include "tools/fabricast/commands.h"
 #include "tools/fabricast/inputs.h"
@@ -162,7 +163,8 @@ int RunSimulate(const std::string& file, const ForecastFlags& flags) {
   return status.ok() ? *status : Fail(status.status());
 }
 
-int RunCompare(const std::vector<std::string>& files, bool break_even, const ForecastFlags& flags) {
+int RunCompare(const std::vector<std::string>& files, bool intervals, bool break_even,
+               const ForecastFlags& flags) {
   absl::StatusOr<std::vector<Condition>> conditions = ParseConditions(flags, /*baseline=*/true);
   if (!conditions.ok()) return Fail(conditions.status());
   std::vector<LabelledTopology> topologies;
@@ -176,6 +178,11 @@ int RunCompare(const std::vector<std::string>& files, bool break_even, const For
   absl::StatusOr<std::vector<Result>> results = RunScenarios(*scenarios, topologies, flags);
   if (!results.ok()) return Fail(results.status());
   Comparison comparison = Compare(*results);
+  if (intervals) {
+    ProgressLine progress("varying the constants");
+    absl::Status status = AddIntervals(*scenarios, progress.callback(), comparison);
+    if (!status.ok()) return Fail(status);
+  }
   if (break_even) {
     ProgressLine progress("searching the break-even");
     absl::StatusOr<std::vector<BreakEvenPoint>> points =
@@ -221,6 +228,7 @@ void AddCompareCommand(CLI::App& app, int& exit_status) {
       "      --fail-if 'tpot.p50 > +1%' --fail-if 'ttft.p99 > 6s'");
   auto files = std::make_shared<std::vector<std::string>>();
   auto flags = std::make_shared<ForecastFlags>();
+  auto intervals = std::make_shared<bool>(true);
   auto break_even = std::make_shared<bool>(true);
   command
       ->add_option("topologies", *files,

@@ -18,6 +18,8 @@ namespace {
 using Value = std::function<double(const Result&)>;
 using Formatter = std::string (*)(double);
 
+constexpr double kShownUtilisation = 1e-4;
+
 std::string FormatRate(double per_second) { return absl::StrFormat("%.2f", per_second); }
 std::string FormatCount(double count) { return absl::StrFormat("%.0f", count); }
 
@@ -121,11 +123,12 @@ void LinkRows(absl::Span<const Result> results, Columns& columns, Table& table) 
   std::vector<std::string> order;
   for (const Result& result : results) {
     for (const LinkResult& link : result.links()) {
+      if (link.utilisation() < kShownUtilisation) continue;
       if (names.insert(link.name()).second) order.push_back(link.name());
     }
   }
-  if (order.empty()) return;
-  table.Section("Link utilisation");
+  table.Section(order.empty() ? "Link utilisation: below 0.01 % everywhere"
+                              : "Link utilisation, of 0.01 % and more");
   for (const std::string& name : order) {
     columns.Row(name, [&](const Result& r) -> std::string {
       for (const LinkResult& link : r.links()) {
@@ -162,6 +165,25 @@ std::string FormatGbps(double gbps) {
   return gbps >= 100  ? absl::StrFormat("%.0f", gbps)
          : gbps >= 10 ? absl::StrFormat("%.1f", gbps)
                       : absl::StrFormat("%.2f", gbps);
+}
+
+void PrintIntervals(const Comparison& comparison, std::ostream& out) {
+  if (comparison.intervals().empty()) return;
+  out << "\nHow sure: with";
+  for (const Variation& variation : comparison.variations()) {
+    out << (&variation == &comparison.variations(0) ? " " : " and ") << variation.constants()
+        << absl::StrFormat(" x %.2f to %.2f", variation.low_factor(), variation.high_factor());
+  }
+  out << "\n";
+  for (const Interval& interval : comparison.intervals()) {
+    out << "  " << interval.label() << ": " << MetricLabel(interval.metric()) << " "
+        << FormatSeconds(interval.low()) << " to " << FormatSeconds(interval.high());
+    if (interval.label() != comparison.results(0).label()) {
+      out << absl::StrFormat(", a change of %+.4f to %+.4f %%", 100 * interval.change_low(),
+                             100 * interval.change_high());
+    }
+    out << "\n";
+  }
 }
 
 }  // namespace
@@ -205,17 +227,24 @@ void PrintResults(absl::Span<const Result> results, std::ostream& out) {
   MemoryRows(results, columns, table);
   table.Print(out);
 
-  std::set<std::string> warnings;
+  // A warning that every result has needs no label.
+  std::vector<std::string> warnings;
   std::set<std::string> constants;
   for (const Result& result : results) {
     for (const std::string& warning : result.warnings()) {
-      warnings.insert(results.size() > 1 ? absl::StrCat(result.label(), ": ", warning) : warning);
+      const bool everywhere = std::all_of(results.begin(), results.end(), [&](const Result& r) {
+        return std::find(r.warnings().begin(), r.warnings().end(), warning) != r.warnings().end();
+      });
+      const std::string text = everywhere ? warning : absl::StrCat(result.label(), ": ", warning);
+      if (std::find(warnings.begin(), warnings.end(), text) == warnings.end()) {
+        warnings.push_back(text);
+      }
     }
     constants.insert(result.constants().begin(), result.constants().end());
   }
   if (!warnings.empty()) out << "\nWarnings\n";
   for (const std::string& warning : warnings) out << "  " << warning << "\n";
-  if (!constants.empty()) out << "\nConstants rest on\n";
+  if (!constants.empty()) out << "\nConstants (docs/model.md)\n";
   for (const std::string& constant : constants) out << "  " << constant << "\n";
 }
 
@@ -224,6 +253,7 @@ void PrintConclusions(const Comparison& comparison, std::ostream& out) {
     out << "\n" << comparison.results(0).label() << " -> " << change.label() << "\n";
     for (const std::string& cause : change.causes()) out << "  " << cause << "\n";
   }
+  PrintIntervals(comparison, out);
   if (comparison.break_even().empty()) return;
   out << "\nBreak-even on " << comparison.results(0).label()
       << " (against an unlimited network, everything else as it is)\n";

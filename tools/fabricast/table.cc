@@ -68,7 +68,8 @@ std::string FormatShare(double fraction) { return absl::StrFormat("%.2f %%", 100
 
 std::string FormatChange(double before, double after) {
   if (before == 0) return "";
-  return absl::StrFormat("%+.2f %%", 100 * (after - before) / before);
+  const double percent = 100 * (after - before) / before;
+  return absl::StrFormat("%+.*f %%", percent != 0 && std::fabs(percent) < 0.1 ? 4 : 2, percent);
 }
 
 }  // namespace fabricast
