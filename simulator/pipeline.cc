@@ -14,6 +14,18 @@ namespace {
 
 constexpr int64_t kSampledTokenBytes = 4;
 
+ComputeTime Scaled(ComputeTime time, double factor) {
+  if (factor == 1) return time;
+  time.set_weight_read_s(time.weight_read_s() * factor);
+  time.set_matrix_compute_s(time.matrix_compute_s() * factor);
+  time.set_decode_attention_s(time.decode_attention_s() * factor);
+  time.set_prefill_attention_s(time.prefill_attention_s() * factor);
+  time.set_elementwise_s(time.elementwise_s() * factor);
+  time.set_collective_s(time.collective_s() * factor);
+  time.set_overhead_s(time.overhead_s() * factor);
+  return time;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<PipelineSimulation>> PipelineSimulation::Make(
@@ -151,7 +163,7 @@ void PipelineSimulation::Reached(int stage, MicroBatchId id) {
 void PipelineSimulation::StartCompute(int stage, MicroBatchId id) {
   const InFlight& batch = in_flight_.at(id);
   recorder_.StageStarted(stage, batch.micro_batch, now());
-  running_[stage] = costs_[stage].Explain(batch.shape);
+  running_[stage] = Scaled(costs_[stage].Explain(batch.shape), scenario_.kernel_time_factor);
   network_.After(TotalSeconds(running_[stage]), [this, stage, id] { Computed(stage, id); });
 }
 
@@ -186,7 +198,9 @@ void PipelineSimulation::StartSend(int index, MicroBatchId id) {
   const int64_t bytes = HopBytes(hop, batch);
   hop.busy = true;
   recorder_.SendStarted(hop.from_stage, hop.to_stage, batch.micro_batch, bytes, now());
-  network_.After(hop.cost.LatencySeconds(static_cast<double>(bytes)), [this, index, id, bytes] {
+  const double latency_s =
+      hop.cost.LatencySeconds(static_cast<double>(bytes)) * scenario_.message_latency_factor;
+  network_.After(latency_s, [this, index, id, bytes] {
     network_.StartFlow(hops_[index].from_gpu, hops_[index].to_gpu, static_cast<double>(bytes),
                        [this, index, id] { Delivered(index, id); });
   });

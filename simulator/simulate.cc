@@ -23,7 +23,6 @@ std::string DescribeConstants(const Provenance& provenance, absl::string_view wh
     absl::StrAppendFormat(&text, "; times may be x %.2f to x %.2f", provenance.time_low_factor(),
                           provenance.time_high_factor());
   }
-  if (!provenance.note().empty()) absl::StrAppend(&text, "; ", provenance.note());
   return text;
 }
 

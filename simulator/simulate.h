@@ -24,6 +24,10 @@ struct Scenario {
   Plan plan;
   Workload workload;
   std::string trace_file;  // a Perfetto timeline is written here; empty: none
+  // For asking how much an answer depends on the constants: all kernel times, all message
+  // latencies, times this.
+  double kernel_time_factor = 1;
+  double message_latency_factor = 1;
 };
 
 // Simulates each scenario in a process of its own (a core each). The same scenario gives the same

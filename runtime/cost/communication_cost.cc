@@ -146,9 +146,11 @@ double InterpolateLatencySeconds(const google::protobuf::RepeatedPtrField<Latenc
   if (bytes <= points.begin()->bytes()) return points.begin()->latency_us() * 1e-6;
   for (int i = 1; i < points.size(); ++i) {
     if (bytes > points[i].bytes()) continue;
-    const double low = std::log2(points[i - 1].bytes());
-    const double high = std::log2(points[i].bytes());
-    const double share = (std::log2(bytes) - low) / (high - low);
+    // A point at 0 bytes counts as one at 1 byte, which has a logarithm.
+    const auto log2 = [](double x) { return std::log2(std::max(x, 1.0)); };
+    const double low = log2(points[i - 1].bytes());
+    const double high = log2(points[i].bytes());
+    const double share = high > low ? (log2(bytes) - low) / (high - low) : 1;
     return (points[i - 1].latency_us() +
             share * (points[i].latency_us() - points[i - 1].latency_us())) *
            1e-6;
@@ -171,9 +173,10 @@ absl::StatusOr<SendCost> SendCost::For(const Topology& topology, const Route& ro
   if (calibration->chunk_step_us() > 0) {
     const double chunk = static_cast<double>(topology.p2p_net_chunk_bytes());
     cost.max_bytes_per_s_ = chunk / (calibration->chunk_step_us() * 1e-6);
-    cost.limit_ = absl::StrFormat("NCCL's send chunks of %d bytes (%.1f GB/s at %.2f us a chunk)",
-                                  topology.p2p_net_chunk_bytes(), cost.max_bytes_per_s_ / 1e9,
-                                  calibration->chunk_step_us());
+    cost.limit_ = absl::StrFormat(
+        "NCCL's send chunks of %d bytes (%.1f GB/s at %.2f us a chunk; NCCL_P2P_NET_CHUNKSIZE "
+        "sets them)",
+        topology.p2p_net_chunk_bytes(), cost.max_bytes_per_s_ / 1e9, calibration->chunk_step_us());
   }
   if (calibration->max_gb_s() > 0 && calibration->max_gb_s() * 1e9 < cost.max_bytes_per_s_) {
     cost.max_bytes_per_s_ = calibration->max_gb_s() * 1e9;
@@ -197,6 +200,9 @@ absl::StatusOr<std::vector<CollectiveCandidate>> CollectiveCandidates(
   const int n = static_cast<int>(gpus.size());
   if (n < 2) return absl::InvalidArgumentError("a collective needs two GPUs at least");
   const PathKind kind = SlowestKind(topology, gpus);
+  // Inside a host NCCL's tree is a chain: measured times follow the ring's steps.
+  const bool has_tree = op == COLLECTIVE_OP_ALL_REDUCE &&
+                        (kind == PATH_KIND_NETWORK_RDMA || kind == PATH_KIND_NETWORK_TCP);
   std::vector<CollectiveCandidate> candidates;
 
   if (op == COLLECTIVE_OP_SEND_RECV) {
@@ -225,11 +231,8 @@ absl::StatusOr<std::vector<CollectiveCandidate>> CollectiveCandidates(
                               .fixed_s = entry.base_us() * 1e-6 + RingSteps(op, n) * step_s,
                               .flows = RingFlows(gpus, wire / entry.rate_fraction())});
       }
-      // Inside a host NCCL's tree is a chain: measured times follow the ring's steps. "auto" is
-      // what NCCL chose itself.
-      const bool between_hosts = kind == PATH_KIND_NETWORK_RDMA || kind == PATH_KIND_NETWORK_TCP;
-      if (op == COLLECTIVE_OP_ALL_REDUCE && between_hosts && entry.protocol() != "auto" &&
-          (algorithm.empty() || algorithm == "tree")) {
+      // "auto" is what NCCL chose itself.
+      if (has_tree && entry.protocol() != "auto" && (algorithm.empty() || algorithm == "tree")) {
         const int depth = static_cast<int>(std::ceil(std::log2(n)));
         candidates.push_back({.algorithm = "tree",
                               .protocol = entry.protocol(),
@@ -240,13 +243,17 @@ absl::StatusOr<std::vector<CollectiveCandidate>> CollectiveCandidates(
   }
   if (candidates.empty()) {
     std::set<std::string> protocols;
-    for (const CollectiveCalibration& entry : topology.nccl().collectives()) {
-      if (entry.path() == kind) protocols.insert(entry.protocol());
+    if (op == COLLECTIVE_OP_SEND_RECV) {
+      protocols.insert("Simple");
+    } else {
+      for (const CollectiveCalibration& entry : topology.nccl().collectives()) {
+        if (entry.path() == kind) protocols.insert(entry.protocol());
+      }
     }
     return absl::NotFoundError(absl::StrCat(
         "calibration ", topology.nccl().name(), " prices no ", CollectiveOpName(op), " over ",
         PathKindName(kind), " with algorithm '", algorithm, "' and protocol '", protocol,
-        "' at this size; algorithms: ring", op == COLLECTIVE_OP_ALL_REDUCE ? ", tree" : "",
+        "' at this size; algorithms: ring", has_tree ? ", tree" : "",
         "; protocols: ", protocols.empty() ? "none" : absl::StrJoin(protocols, ", ")));
   }
   return candidates;
@@ -265,6 +272,14 @@ absl::StatusOr<double> LoneCollectiveSeconds(const Topology& topology, Collectiv
       for (int segment : topology.route(flow.from, flow.to).segments) load[segment] += flow.bytes;
     }
     double wire_s = 0;
+    if (op == COLLECTIVE_OP_SEND_RECV) {
+      // No stream is faster than its sender.
+      for (const CollectiveFlow& flow : candidate.flows) {
+        absl::StatusOr<SendCost> send = SendCost::For(topology, topology.route(flow.from, flow.to));
+        if (!send.ok()) return send.status();
+        wire_s = std::max(wire_s, flow.bytes / send->max_bytes_per_s());
+      }
+    }
     for (const auto& [segment, size] : load) {
       wire_s = std::max(wire_s, size / topology.segments()[segment].payload_bytes_per_s);
     }

@@ -28,8 +28,8 @@ class SendCost {
   // The rate that one stream cannot exceed on any wire, bytes/s; infinity if the wire is the only
   // limit.
   double max_bytes_per_s() const { return max_bytes_per_s_; }
-  // What sets it: "NCCL's 131072-byte chunks: set NCCL_P2P_NET_CHUNKSIZE=524288"; empty if nothing
-  // does.
+  // What sets it: "NCCL's send chunks of 131072 bytes (24.9 GB/s at 5.26 us a chunk)"; empty if
+  // nothing does.
   const std::string& limit() const { return limit_; }
 
   // Latency + bytes at the lower of the route's payload rate and max_bytes_per_s().
@@ -75,16 +75,16 @@ absl::StatusOr<std::vector<CollectiveCandidate>> CollectiveCandidates(
     absl::string_view algorithm = "", absl::string_view protocol = "");
 
 // The fastest candidate's time if nothing else uses the wires: segments are shared evenly among its
-// own flows.
+// own flows. Send/recv: no flow is faster than SendCost::max_bytes_per_s() of its route.
 absl::StatusOr<double> LoneCollectiveSeconds(const Topology& topology, CollectiveOp op,
                                              absl::Span<const int> gpus, double bytes);
 
-// Linear between points in log2(bytes), constant beyond the ends.
+// Linear between points in log2(bytes), constant beyond the ends. 0 without points.
 double InterpolateLatencySeconds(const google::protobuf::RepeatedPtrField<LatencyPoint>& points,
                                  double bytes);
 
-absl::string_view PathKindName(
-    PathKind kind);  // "NVLink", "PCIe peer", "host memory", "network, RDMA", "network, TCP"
+// "NVLink", "PCIe peer", "host memory", "network, RDMA", "network, TCP".
+absl::string_view PathKindName(PathKind kind);
 
 }  // namespace fabricast
 

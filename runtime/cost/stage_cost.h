@@ -1,12 +1,14 @@
 // How long a stage computes a micro-batch: a roofline with measured efficiency, operator by
 // operator.
 //
-//   matrix product   overhead + max(weight bytes / memory bandwidth, operations / peak) /
-//   efficiency(tokens) decode attention overhead + KV bytes / memory bandwidth / efficiency(KV
-//   bytes) prefill attention overhead + operations / peak / efficiency(operations) elementwise
-//   overhead + bytes / (memory bandwidth x efficiency) all-reduce       two a layer where tensor
-//   parallelism splits it (runtime/cost/collective_cost.h) step             a fixed cost a step;
-//   the last stage adds lm_head and sampling
+// - matrix product: overhead + max(weight bytes / memory bandwidth, operations / peak) /
+//   efficiency(tokens)
+// - decode attention, one kernel for all decodes: overhead + KV bytes / memory bandwidth /
+//   efficiency(KV bytes)
+// - prefill attention, a kernel a chunk: overhead + operations / peak / efficiency(operations)
+// - elementwise: overhead + bytes / (memory bandwidth x efficiency)
+// - all-reduce: two a layer where tensor parallelism splits it (communication_cost.h)
+// - step: a fixed cost a step; the last stage adds lm_head and sampling
 //
 // Efficiencies come from topology/calibration; docs/model.md has equations, sources and gaps.
 #ifndef FABRICAST_RUNTIME_COST_STAGE_COST_H_
@@ -98,8 +100,8 @@ class StageCost {
   struct Attention {
     double count = 0;               // layers that have it
     double kv_bytes_per_token = 0;  // of one layer and GPU
-    double flops_per_pair =
-        0;  // of one layer and GPU, for a query token and a token that it attends to
+    // Of one layer and GPU, for a query token and a token that it attends to.
+    double flops_per_pair = 0;
   };
   struct MatrixTime {
     double read_s = 0;

@@ -86,12 +86,18 @@ std::string Waiting(const Result& result) {
       result.hops(at).to_stage(), 100 * worst / result.duration_s());
 }
 
-std::string Movement(absl::string_view name, double before, double after) {
-  const bool long_times = std::max(before, after) >= 10;
-  return absl::StrFormat("%s %.*f -> %.*f %s (%+.2f %%)", name, long_times ? 1 : 2,
-                         long_times ? before : 1e3 * before, long_times ? 1 : 2,
-                         long_times ? after : 1e3 * after, long_times ? "s" : "ms",
-                         100 * RelativeChange(before, after));
+std::string Time(double seconds) {
+  return seconds >= 10 ? absl::StrFormat("%.1f s", seconds)
+                       : absl::StrFormat("%.2f ms", 1e3 * seconds);
+}
+
+// "TPOT 164.22 ms -> 164.20 ms (-0.012 %)", or the value alone where there is nothing to compare
+// with.
+std::string Movement(absl::string_view name, double before, double after, bool compared) {
+  if (!compared) return absl::StrCat(name, " ", Time(after));
+  const double percent = 100 * RelativeChange(before, after);
+  return absl::StrFormat("%s %s -> %s (%+.*f %%)", name, Time(before), Time(after),
+                         std::fabs(percent) < 0.1 ? 4 : 2, percent);
 }
 
 std::string TpotCause(const Result& baseline, const Result& result) {
@@ -111,8 +117,9 @@ std::string TpotCause(const Result& baseline, const Result& result) {
   } else {
     cause = absl::StrCat("decode is ", Bound(result, stage, busiest.decode(), "decode"));
   }
-  return absl::StrCat(Movement("TPOT", baseline.tpot().mean(), result.tpot().mean()), ": ", cause,
-                      "; ", Waiting(result), ".");
+  return absl::StrCat(
+      Movement("TPOT", baseline.tpot().mean(), result.tpot().mean(), &baseline != &result), ": ",
+      cause, "; ", Waiting(result), ".");
 }
 
 std::string TtftCause(const Result& baseline, const Result& result) {
@@ -129,8 +136,9 @@ std::string TtftCause(const Result& baseline, const Result& result) {
     cause = absl::StrCat("prefill is ",
                          Bound(result, stage, result.stages(stage).prefill(), "prefill"));
   }
-  return absl::StrCat(Movement("TTFT", baseline.ttft().mean(), result.ttft().mean()), ": ", cause,
-                      ".");
+  return absl::StrCat(
+      Movement("TTFT", baseline.ttft().mean(), result.ttft().mean(), &baseline != &result), ": ",
+      cause, ".");
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <system_error>
-#include <utility>
+#include <tuple>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -33,7 +33,7 @@ void TraceBuilder::Add(int64_t line, const Request& request) {
     if (out_of_order_++ == 0) first_out_of_order_ = line;
   }
   latest_s_ = std::max(latest_s_, request.arrival_s);
-  requests_.push_back(request);
+  rows_.push_back({line, request});
 }
 
 void TraceBuilder::AddBadRow(int64_t line, absl::string_view cause) {
@@ -50,7 +50,7 @@ absl::StatusOr<Trace> TraceBuilder::Build() && {
                      absl::StrJoin(bad_row_causes_, "; "),
                      rest > 0 ? absl::StrCat("; and ", rest, " more") : ""));
   }
-  const int64_t count = static_cast<int64_t>(requests_.size());
+  const int64_t count = static_cast<int64_t>(rows_.size());
   if (count == 0 || count > kMaxRequests) {
     return absl::InvalidArgumentError(
         absl::StrFormat("%s: %d requests: give a trace with 1 to %d", file_, count, kMaxRequests));
@@ -65,10 +65,13 @@ absl::StatusOr<Trace> TraceBuilder::Build() && {
     trace.warnings.push_back(absl::StrFormat("%s: %d %s out of order: sorted (first: line %d)",
                                              file_, out_of_order_, Rows(out_of_order_),
                                              first_out_of_order_));
-    std::stable_sort(requests_.begin(), requests_.end(),
-                     [](const Request& a, const Request& b) { return a.arrival_s < b.arrival_s; });
+    // Those that arrive together stay in the order of the file.
+    std::sort(rows_.begin(), rows_.end(), [](const Row& a, const Row& b) {
+      return std::tie(a.request.arrival_s, a.line) < std::tie(b.request.arrival_s, b.line);
+    });
   }
-  trace.requests = std::move(requests_);
+  trace.requests.reserve(rows_.size());
+  for (const Row& row : rows_) trace.requests.push_back(row.request);
   return trace;
 }
 

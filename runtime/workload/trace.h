@@ -44,8 +44,13 @@ class TraceBuilder {
   absl::StatusOr<Trace> Build() &&;
 
  private:
+  struct Row {
+    int64_t line;
+    Request request;
+  };
+
   std::string file_;
-  std::vector<Request> requests_;
+  std::vector<Row> rows_;
   double latest_s_ = 0;
   int64_t out_of_order_ = 0;
   int64_t first_out_of_order_ = 0;  // line

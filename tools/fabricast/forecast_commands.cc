@@ -238,7 +238,11 @@ void AddCompareCommand(CLI::App& app, int& exit_status) {
   command->add_flag(
       "--break-even,!--no-break-even", *break_even,
       "Search the network rate below which the fabric costs 1 % and 5 %; on by default");
-  command->callback([=, &exit_status] { exit_status = RunCompare(*files, *break_even, *flags); });
+  command->add_flag(
+      "--intervals,!--no-intervals", *intervals,
+      "Repeat with the constants at the ends of what is known about them; on by default");
+  command->callback(
+      [=, &exit_status] { exit_status = RunCompare(*files, *intervals, *break_even, *flags); });
 }
 
 }  // namespace fabricast

@@ -142,15 +142,14 @@ void LinkRows(absl::Span<const Result> results, Columns& columns, Table& table) 
 
 void MemoryRows(absl::Span<const Result> results, Columns& columns, Table& table) {
   table.Section(
-      "Memory a GPU: weights + activations + reserve + KV cache (used at most), of capacity");
+      "Memory a GPU: weights, activations and reserve; KV cache, used at most of what is left");
   for (int i = 0; i < results[0].plan().memory_size(); ++i) {
     columns.Row(results[0].plan().memory(i).gpu(), [i](const Result& r) -> std::string {
       if (i >= r.plan().memory_size()) return "-";
       const GpuMemory& m = r.plan().memory(i);
-      return absl::StrFormat("%.1f + %.1f + %.1f + %.1f (%.1f) of %.1f GB", m.weight_bytes() / 1e9,
-                             m.activation_bytes() / 1e9, m.reserve_bytes() / 1e9,
-                             m.kv_cache_bytes() / 1e9, m.kv_peak_bytes() / 1e9,
-                             m.capacity_bytes() / 1e9);
+      const int64_t fixed = m.weight_bytes() + m.activation_bytes() + m.reserve_bytes();
+      return absl::StrFormat("%.1f; %.1f of %.1f GB", fixed / 1e9, m.kv_peak_bytes() / 1e9,
+                             m.kv_cache_bytes() / 1e9);
     });
   }
 }
