@@ -8,23 +8,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "runtime/check.h"
+#include "runtime/metrics/compute_time.h"
 
 namespace fabricast {
 namespace {
 
 constexpr int64_t kSampledTokenBytes = 4;
-
-ComputeTime Scaled(ComputeTime time, double factor) {
-  if (factor == 1) return time;
-  time.set_weight_read_s(time.weight_read_s() * factor);
-  time.set_matrix_compute_s(time.matrix_compute_s() * factor);
-  time.set_decode_attention_s(time.decode_attention_s() * factor);
-  time.set_prefill_attention_s(time.prefill_attention_s() * factor);
-  time.set_elementwise_s(time.elementwise_s() * factor);
-  time.set_collective_s(time.collective_s() * factor);
-  time.set_overhead_s(time.overhead_s() * factor);
-  return time;
-}
 
 }  // namespace
 
@@ -163,7 +152,8 @@ void PipelineSimulation::Reached(int stage, MicroBatchId id) {
 void PipelineSimulation::StartCompute(int stage, MicroBatchId id) {
   const InFlight& batch = in_flight_.at(id);
   recorder_.StageStarted(stage, batch.micro_batch, now());
-  running_[stage] = Scaled(costs_[stage].Explain(batch.shape), scenario_.kernel_time_factor);
+  running_[stage].Clear();
+  AddScaled(costs_[stage].Explain(batch.shape), scenario_.kernel_time_factor, running_[stage]);
   network_.After(TotalSeconds(running_[stage]), [this, stage, id] { Computed(stage, id); });
 }
 

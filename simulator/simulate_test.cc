@@ -236,7 +236,8 @@ TEST_P(SimulateInvariantsTest, Hold) {
     EXPECT_LE(stage.busy_s(), result.duration_s() * (1 + 1e-9));
     EXPECT_NEAR(stage.busy_fraction() + stage.bubble_fraction(), 1, 1e-12);
     EXPECT_GE(stage.bubble_fraction(), -1e-9);
-    double by_cause = TotalSeconds(stage.decode()) + TotalSeconds(stage.prefill());
+    double by_cause =
+        TotalSeconds(stage.decode()) + TotalSeconds(stage.prefill()) + TotalSeconds(stage.mixed());
     EXPECT_NEAR(by_cause, stage.busy_s(), 1e-6 * stage.busy_s());
   }
   for (const HopResult& hop : result.hops()) {

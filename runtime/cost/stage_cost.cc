@@ -234,10 +234,4 @@ ComputeTime StageCost::Explain(const BatchShape& batch) const {
   return time;
 }
 
-double TotalSeconds(const ComputeTime& time) {
-  return time.weight_read_s() + time.matrix_compute_s() + time.decode_attention_s() +
-         time.prefill_attention_s() + time.elementwise_s() + time.collective_s() +
-         time.overhead_s();
-}
-
 }  // namespace fabricast

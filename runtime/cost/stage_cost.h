@@ -22,6 +22,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "runtime/metrics/compute_time.h"
 #include "runtime/metrics/result.pb.h"
 #include "runtime/model/model.h"
 #include "runtime/scheduler/scheduler.h"
@@ -56,9 +57,6 @@ struct StageCostOptions {
   // > 1.
   std::function<double(double bytes)> all_reduce = nullptr;
 };
-
-// The sum of all causes.
-double TotalSeconds(const ComputeTime& time);
 
 // kNotFound if `kernels` lacks a curve that the model's weights need.
 absl::Status CheckCalibration(const Model& model, const KernelCalibration& kernels);

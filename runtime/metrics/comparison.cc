@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
+#include "runtime/metrics/compute_time.h"
 #include "runtime/metrics/metric_path.h"
 
 namespace fabricast {
@@ -30,12 +31,6 @@ std::vector<Part> Parts(const ComputeTime& time) {
           {"norms and other elementwise kernels", time.elementwise_s()},
           {"all-reduces of tensor parallelism", time.collective_s()},
           {"fixed kernel and step overheads", time.overhead_s()}};
-}
-
-double Sum(const ComputeTime& time) {
-  double sum = 0;
-  for (const Part& part : Parts(time)) sum += part.seconds;
-  return sum;
 }
 
 Part Largest(const ComputeTime& time) {
@@ -62,7 +57,7 @@ std::string StageText(const Result& result, int stage) {
 // "bound by weight reading on stage 2 (node_b.gpu0), 93 % of its decode time".
 std::string Bound(const Result& result, int stage, const ComputeTime& time,
                   absl::string_view phase) {
-  const double sum = Sum(time);
+  const double sum = TotalSeconds(time);
   if (sum <= 0) return absl::StrCat("bound by ", StageText(result, stage));
   const Part largest = Largest(time);
   return absl::StrFormat("bound by %s on %s, %.0f %% of its %s time", largest.name,
@@ -100,22 +95,27 @@ std::string Movement(absl::string_view name, double before, double after, bool c
                          std::fabs(percent) < 0.1 ? 4 : 2, percent);
 }
 
+// The share of the mean gap between tokens by which it exceeds the median gap: with prefill in less
+// than half of the steps, the median is a gap without it.
+double PrefillShareOfGaps(const Result& result) {
+  return result.itl().mean() > 0 ? std::max(0.0, 1 - result.itl().p50() / result.itl().mean()) : 0;
+}
+
 std::string TpotCause(const Result& baseline, const Result& result) {
   const int stage = BusiestStage(result);
   const StageResult& busiest = result.stages(stage);
-  const double decode_s = Sum(busiest.decode());
-  const double prefill_s = Sum(busiest.prefill());
+  const double mixed_s = TotalSeconds(busiest.mixed());
   std::string cause;
-  if (decode_s + prefill_s <= 0) {
-    cause = absl::StrCat(StageText(result, stage), " is the busiest");
-  } else if (prefill_s > decode_s) {
-    cause = absl::StrFormat(
-        "tokens come at the pace of prefill chunks, which take %.0f %% of the busy time of %s and "
-        "are %s",
-        100 * prefill_s / (decode_s + prefill_s), StageText(result, stage),
-        Bound(result, stage, busiest.prefill(), "prefill"));
+  if (mixed_s > TotalSeconds(busiest.decode())) {
+    cause = absl::StrCat("tokens come at the pace of the prefill chunks in their micro-batches, ",
+                         Bound(result, stage, busiest.mixed(), "mixed"));
   } else {
     cause = absl::StrCat("decode is ", Bound(result, stage, busiest.decode(), "decode"));
+    const double share = PrefillShareOfGaps(result);
+    if (share > 0.05) {
+      absl::StrAppendFormat(&cause, "; %.0f %% of TPOT is waiting beside prefill chunks",
+                            100 * share);
+    }
   }
   return absl::StrCat(
       Movement("TPOT", baseline.tpot().mean(), result.tpot().mean(), &baseline != &result), ": ",
@@ -133,8 +133,9 @@ std::string TtftCause(const Result& baseline, const Result& result) {
                                 ? "the KV cache is full"
                                 : "requests come faster than they are served");
   } else {
-    cause = absl::StrCat("prefill is ",
-                         Bound(result, stage, result.stages(stage).prefill(), "prefill"));
+    ComputeTime prefill = result.stages(stage).prefill();
+    AddScaled(result.stages(stage).mixed(), 1, prefill);
+    cause = absl::StrCat("prefill is ", Bound(result, stage, prefill, "prefill"));
   }
   return absl::StrCat(
       Movement("TTFT", baseline.ttft().mean(), result.ttft().mean(), &baseline != &result), ": ",

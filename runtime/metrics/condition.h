@@ -10,12 +10,12 @@
 
 namespace fabricast {
 
-// METRIC OP VALUE, OP one of > >= < <=.
-//   tpot.p50 > +1%              more than 1 % above the baseline       (a sign and %: relative to
-//   the baseline) output_tokens_per_s < -5%   more than 5 % below the baseline ttft.p99 > +200ms
-//   200 ms above the baseline              (a sign: difference to the baseline) ttft.p99 > 6s
-//   absolute; units s, ms, us, or none for the metric's own stages[2].bubble_fraction > 30%
-//   absolute, 0.3
+// METRIC OP VALUE, OP one of > >= < <=. VALUE is
+// - relative to the baseline, with a sign and %: `tpot.p50 > +1%` is more than 1 % above it,
+//   `output_tokens_per_s < -5%` more than 5 % below;
+// - a difference to the baseline, with a sign: `ttft.p99 > +200ms` is 200 ms above it;
+// - absolute, without: `ttft.p99 > 6s`, `stages[2].bubble_fraction > 30%` (0.3).
+// Units are s, ms, us, %, or none for the metric's own.
 struct Condition {
   enum class Kind { kAbsolute, kDifference, kRelative };
   std::string text;
@@ -27,14 +27,16 @@ struct Condition {
   bool NeedsBaseline() const { return kind != Kind::kAbsolute; }
 };
 
+// kInvalidArgument if `text` has another form or no run has such a metric.
 absl::StatusOr<Condition> ParseCondition(absl::string_view text);
 
 struct ConditionOutcome {
   bool holds = false;
-  std::string explanation;  // "tpot.p50 = 0.1402 s, baseline 0.1361 s: +3.0 %"
+  std::string explanation;  // "tpot.p50 = 0.1402, baseline 0.1361: +3.01249 %"
 };
 
-// `baseline` may be null if !condition.NeedsBaseline(). Errors are MetricAt's.
+// `baseline` may be null if !condition.NeedsBaseline(). Errors are MetricAt's, and
+// kNotFound where a distribution has no samples.
 absl::StatusOr<ConditionOutcome> Evaluate(const Condition& condition, const Result& result,
                                           const Result* baseline);
 

@@ -6,6 +6,7 @@
 namespace fabricast {
 
 void Samples::Add(double value, int64_t count) {
+  if (count == 0) return;
   count_ += count;
   if (!entries_.empty() && entries_.back().value == value) {
     entries_.back().count += count;

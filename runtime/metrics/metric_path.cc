@@ -65,35 +65,42 @@ double Number(const Message& message, const FieldDescriptor& field) {
 
 }  // namespace
 
-absl::StatusOr<double> MetricAt(const Result& result, absl::string_view path) {
-  const Message* message = &result;
+absl::Status CheckMetricPath(absl::string_view path) {
+  const Descriptor* type = Result::descriptor();
   const std::vector<absl::string_view> parts = absl::StrSplit(path, '.');
   for (size_t i = 0; i < parts.size(); ++i) {
-    const Descriptor& type = *message->GetDescriptor();
-    const Reflection& reflection = *message->GetReflection();
     Step step;
     const FieldDescriptor* field =
-        ParseStep(parts[i], step) ? type.FindFieldByName(std::string(step.name)) : nullptr;
+        ParseStep(parts[i], step) ? type->FindFieldByName(std::string(step.name)) : nullptr;
     if (field == nullptr || !IsNumber(*field) || field->is_repeated() != (step.index >= 0)) {
       return absl::InvalidArgumentError(absl::StrCat("no metric is called '", path, "': at '",
-                                                     parts[i], "' use one of ", FieldsOf(type)));
+                                                     parts[i], "' use one of ", FieldsOf(*type)));
     }
     const bool last = i + 1 == parts.size();
-    if (field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) {
-      if (!last || field->is_repeated()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("metric '", path, "': '", parts[i], "' is a number and has no fields"));
-      }
-      if (field->has_presence() && !reflection.HasField(*message, field)) {
-        return absl::NotFoundError(
-            absl::StrCat("metric '", path, "': this run has no value for it"));
-      }
-      return Number(*message, *field);
-    }
-    if (last) {
+    const bool group = field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
+    if (last && group) {
       return absl::InvalidArgumentError(absl::StrCat("metric '", path, "' is a group: add one of ",
                                                      FieldsOf(*field->message_type())));
     }
+    if (!last && !group) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("metric '", path, "': '", parts[i], "' is a number and has no fields"));
+    }
+    if (group) type = field->message_type();
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<double> MetricAt(const Result& result, absl::string_view path) {
+  if (absl::Status status = CheckMetricPath(path); !status.ok()) return status;
+  const Message* message = &result;
+  const std::vector<absl::string_view> parts = absl::StrSplit(path, '.');
+  for (size_t i = 0; i + 1 < parts.size(); ++i) {
+    const Reflection& reflection = *message->GetReflection();
+    Step step;
+    ParseStep(parts[i], step);
+    const FieldDescriptor* field =
+        message->GetDescriptor()->FindFieldByName(std::string(step.name));
     if (!field->is_repeated()) {
       message = &reflection.GetMessage(*message, field);
     } else if (step.index < reflection.FieldSize(*message, field)) {
@@ -104,7 +111,12 @@ absl::StatusOr<double> MetricAt(const Result& result, absl::string_view path) {
                                                 step.name, ", counted from 0"));
     }
   }
-  return absl::InvalidArgumentError("an empty metric name");
+  const FieldDescriptor* field =
+      message->GetDescriptor()->FindFieldByName(std::string(parts.back()));
+  if (field->has_presence() && !message->GetReflection()->HasField(*message, field)) {
+    return absl::NotFoundError(absl::StrCat("metric '", path, "': this run has no value for it"));
+  }
+  return Number(*message, *field);
 }
 
 std::vector<std::string> ComparedMetrics(const Result& result) {

@@ -6,15 +6,19 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "runtime/metrics/result.pb.h"
 
 namespace fabricast {
 
-// The number at `path`. kInvalidArgument if no such metric exists (lists the fields at the point
-// where the path went wrong), kOutOfRange if an index is past the end, kNotFound if the run has no
-// value for it.
+// kInvalidArgument if no run can have a metric of that name; lists the fields at the point where
+// the path went wrong. Indices are not bounded.
+absl::Status CheckMetricPath(absl::string_view path);
+
+// The number at `path`. CheckMetricPath's error, kOutOfRange if an index is past the end, kNotFound
+// if the run has no value for it.
 absl::StatusOr<double> MetricAt(const Result& result, absl::string_view path);
 
 // Paths of the metrics that a comparison reports: distributions, throughput, stages, hops, KV

@@ -3,19 +3,10 @@
 #include <algorithm>
 
 #include "runtime/check.h"
+#include "runtime/metrics/compute_time.h"
 
 namespace fabricast {
 namespace {
-
-void Accumulate(const ComputeTime& time, ComputeTime& sum) {
-  sum.set_weight_read_s(sum.weight_read_s() + time.weight_read_s());
-  sum.set_matrix_compute_s(sum.matrix_compute_s() + time.matrix_compute_s());
-  sum.set_decode_attention_s(sum.decode_attention_s() + time.decode_attention_s());
-  sum.set_prefill_attention_s(sum.prefill_attention_s() + time.prefill_attention_s());
-  sum.set_elementwise_s(sum.elementwise_s() + time.elementwise_s());
-  sum.set_collective_s(sum.collective_s() + time.collective_s());
-  sum.set_overhead_s(sum.overhead_s() + time.overhead_s());
-}
 
 int64_t PrefillTokens(const MicroBatch& micro_batch) {
   int64_t tokens = 0;
@@ -139,13 +130,19 @@ void Recorder::StageComputed(int stage, const MicroBatch& micro_batch, double no
   StageState& state = stages_[stage];
   FABRICAST_CHECK(state.busy) << "stage " << stage << " ends " << micro_batch.id;
   const int64_t prefill_tokens = PrefillTokens(micro_batch);
-  if (time != nullptr) Accumulate(*time, prefill_tokens > 0 ? state.prefill : state.decode);
+  const int64_t decodes = micro_batch.tokens() - prefill_tokens;
+  if (time != nullptr) {
+    AddScaled(*time, 1,
+              prefill_tokens == 0 ? state.decode
+              : decodes == 0      ? state.prefill
+                                  : state.mixed);
+  }
   if (keep_timeline_) {
     timeline_.stages.push_back({.stage = stage,
                                 .micro_batch = micro_batch.id,
                                 .start_s = state.since_s,
                                 .end_s = now,
-                                .decodes = micro_batch.tokens() - prefill_tokens,
+                                .decodes = decodes,
                                 .prefill_tokens = prefill_tokens});
   }
   state.busy_s += now - state.since_s;
@@ -269,6 +266,7 @@ Result Recorder::Finish() {
     }
     *stage.mutable_decode() = state.decode;
     *stage.mutable_prefill() = state.prefill;
+    *stage.mutable_mixed() = state.mixed;
   }
   for (size_t from = 0; hops_.size() > 1 && from < hops_.size(); ++from) {
     const HopState& state = hops_[from];

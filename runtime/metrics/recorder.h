@@ -66,6 +66,7 @@ class Recorder {
     int64_t micro_batches = 0;
     ComputeTime decode;
     ComputeTime prefill;
+    ComputeTime mixed;
     double BusyUntil(double now) const { return busy_s + (busy ? now - since_s : 0); }
   };
   struct Transfer {

@@ -39,7 +39,9 @@ absl::Status WriteTrace(const Timeline& timeline, const TrackNames& names,
   // One event a line, written as it is made: a trace of an hour never stands in memory as a
   // document.
   const auto write = [&](const Json& event) {
-    out << (first ? "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n" : ",\n") << event.dump();
+    out << (first ? "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n" : ",\n")
+        // Names that are not UTF-8 get replacement characters instead of an exception.
+        << event.dump(-1, ' ', false, Json::error_handler_t::replace);
     first = false;
   };
   write(Name("process_name", kStages, 0, "stages"));

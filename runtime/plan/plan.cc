@@ -66,6 +66,7 @@ StageMemory MemoryOf(const Topology& topology, const Model& model, const PlanOpt
   if (stage.lm_head && !(model.tied_embeddings && stage.embedding)) {
     memory.weights += model.lm_head_bytes / tp;
   }
+  if (stage.lm_head) memory.weights += 2 * model.final_norm_elements;
   memory.activations = options.max_batch_tokens * ActivationBytesPerToken(model, tp);
   // Logits in FP32, a row for each request of a micro-batch that samples.
   if (stage.lm_head) {
@@ -143,10 +144,17 @@ int MostLayers(const Topology& topology, const Model& model, const PlanOptions& 
   return fits;
 }
 
+// Whether some split gives each stage at least one layer and no more than it holds.
+bool SomeSplitFits(int layers, const std::vector<int>& most) {
+  return *std::min_element(most.begin(), most.end()) >= 1 &&
+         std::accumulate(most.begin(), most.end(), 0) >= layers;
+}
+
 // Moves layers from stages that hold more than they can to those with room, nearest first. Nothing
-// if the model does not fit at all.
+// if no split fits.
 std::optional<std::vector<int>> NearestFit(std::vector<int> layers, const std::vector<int>& most) {
   const int n = static_cast<int>(layers.size());
+  if (!SomeSplitFits(std::accumulate(layers.begin(), layers.end(), 0), most)) return std::nullopt;
   for (int s = 0; s < n; ++s) {
     for (int distance = 1; distance < n && layers[s] > most[s]; ++distance) {
       for (int other : {s - distance, s + distance}) {
@@ -157,18 +165,36 @@ std::optional<std::vector<int>> NearestFit(std::vector<int> layers, const std::v
         layers[s] -= moved;
       }
     }
-    if (layers[s] > most[s]) return std::nullopt;
   }
   return layers;
 }
 
-// Least maximum over stages of seconds(stage, layers), within `most`: adds layers one by one to the
-// stage that ends up fastest. Optimal since seconds grow with layers.
+// How many stages like `stage` would hold the model, the embedding on the first of them and lm_head
+// on the last; 0 if no number would.
+int StagesNeeded(const Topology& topology, const Model& model, const PlanOptions& options,
+                 Stage stage) {
+  const auto most = [&](bool embedding, bool lm_head) {
+    stage.embedding = embedding;
+    stage.lm_head = lm_head;
+    return MostLayers(topology, model, options, stage);
+  };
+  if (most(true, true) >= model.num_layers()) return 1;
+  const int first = most(true, false);
+  const int inner = most(false, false);
+  const int last = most(false, true);
+  if (first < 1 || last < 1) return 0;
+  const int rest = std::max(0, model.num_layers() - first - last);
+  return 2 + (rest + inner - 1) / inner;
+}
+
+// Least maximum over stages of seconds(stage, layers), within `most` and with at least one layer a
+// stage: adds layers one by one to the stage that ends up fastest. Optimal since seconds grow with
+// layers.
 std::vector<int> Balance(int layers, const std::vector<int>& most,
                          const std::function<double(int stage, int layers)>& seconds) {
   const int n = static_cast<int>(most.size());
-  std::vector<int> result(n, 0);
-  for (int placed = 0; placed < layers; ++placed) {
+  std::vector<int> result(n, 1);
+  for (int placed = n; placed < layers; ++placed) {
     int best = -1;
     double best_s = std::numeric_limits<double>::infinity();
     for (int s = 0; s < n; ++s) {
@@ -210,13 +236,21 @@ absl::Status DoesNotFit(const Topology& topology, const Model& model, const Plan
         absl::StrCat(message, "The nearest that fits: --split ", LayersText(*near)));
   }
   const int fit = std::accumulate(most.begin(), most.end(), 0);
-  const int a_gpu = *std::max_element(most.begin(), most.end());
+  if (fit >= model.num_layers()) {
+    const auto none = std::min_element(most.begin(), most.end());
+    return absl::ResourceExhaustedError(
+        absl::StrCat(message, "No split fits: ", StageName(stages[none - most.begin()], topology),
+                     " has no room for a single layer; leave it out of `ranks`"));
+  }
   absl::StrAppend(&message, "No split fits: the stages hold ", fit, " of ", model.num_layers(),
                   " layers.");
-  if (a_gpu > 0) {
-    const int stages_needed = (model.num_layers() + a_gpu - 1) / a_gpu;
-    absl::StrAppend(&message, " It takes about ", stages_needed * options.tensor_parallel,
-                    " such GPUs");
+  int stages_needed = 0;
+  for (const Stage& stage : stages) {
+    const int needed = StagesNeeded(topology, model, options, stage);
+    if (needed > 0 && (stages_needed == 0 || needed < stages_needed)) stages_needed = needed;
+  }
+  if (stages_needed > 0) {
+    absl::StrAppend(&message, " It takes ", stages_needed * options.tensor_parallel, " such GPUs");
     absl::StrAppend(&message, model.layer_format == WeightFormat::kInt4Group128
                                   ? "."
                                   : ", or a smaller weight format: --quantization int4.");
@@ -246,14 +280,26 @@ absl::Status CheckGivenLayers(const PlanOptions& options, const Model& model, si
   return absl::OkStatus();
 }
 
+double SustainedTflops(const GpuSpec& gpu) {
+  return gpu.bf16_tflops() *
+         (gpu.has_sustained_compute_fraction() ? gpu.sustained_compute_fraction() : 1);
+}
+
 StageCost CostOf(const Topology& topology, const Model& model, int tp, const Stage& stage) {
-  // The group waits for its slowest GPU.
+  // The group waits for its slowest GPU, in reading and in computing.
   int slowest = stage.gpus.front();
   for (int gpu : stage.gpus) {
     if (topology.gpus()[gpu].spec.memory_bandwidth_gb_s() <
         topology.gpus()[slowest].spec.memory_bandwidth_gb_s()) {
       slowest = gpu;
     }
+  }
+  GpuSpec spec = topology.gpus()[slowest].spec;
+  for (int gpu : stage.gpus) {
+    const GpuSpec& other = topology.gpus()[gpu].spec;
+    if (SustainedTflops(other) >= SustainedTflops(spec)) continue;
+    spec.set_bf16_tflops(SustainedTflops(other));
+    spec.clear_sustained_compute_fraction();
   }
   StageCostOptions options{.first_layer = stage.first_layer,
                            .num_layers = stage.num_layers,
@@ -268,8 +314,7 @@ StageCost CostOf(const Topology& topology, const Model& model, int tp, const Sta
       return *seconds;
     };
   }
-  return StageCost(model, topology.gpus()[slowest].spec, topology.kernels(slowest),
-                   std::move(options));
+  return StageCost(model, spec, topology.kernels(slowest), std::move(options));
 }
 
 absl::Status CheckPrices(const Topology& topology, const Model& model,
@@ -335,7 +380,6 @@ absl::StatusOr<Plan> MakePlan(const Topology& topology, const Model& model,
   for (const Stage& stage : *stages) {
     most.push_back(MostLayers(topology, model, options, stage));
   }
-  const bool some_split_fits = std::accumulate(most.begin(), most.end(), 0) >= model.num_layers();
 
   std::vector<int> layers = EvenLayers(model.num_layers(), num_stages);
   if (options.split == Split::kGiven) {
@@ -343,7 +387,7 @@ absl::StatusOr<Plan> MakePlan(const Topology& topology, const Model& model,
       return status;
     }
     layers = options.layers;
-  } else if (options.split != Split::kEven && some_split_fits) {
+  } else if (options.split != Split::kEven && SomeSplitFits(model.num_layers(), most)) {
     const BatchShape batch =
         options.split == Split::kBalancedDecode
             ? BatchShape::Decode(kBalanceRequests, kBalanceContext)
@@ -390,6 +434,7 @@ StageCost MakeStageCost(const Topology& topology, const Model& model, const Plan
 }
 
 int64_t LongestContext(const Plan& plan, const Model& model, int64_t requests) {
+  FABRICAST_CHECK(requests >= 1) << "requests=" << requests;
   const int64_t blocks = plan.scheduler.kv_blocks / requests;
   return std::min(blocks * plan.scheduler.kv_block_tokens, model.max_context);
 }

@@ -70,21 +70,19 @@ struct Plan {
   int64_t kv_tokens() const { return scheduler.kv_blocks * scheduler.kv_block_tokens; }
 };
 
-// Fails with
-//   kInvalidArgument   options that contradict the model or the topology: 128 heads over 3 GPUs, 5
-//   stages on 3 GPUs,
-//                      a split that does not add up, a tensor-parallel group across hosts
-//   kResourceExhausted it does not fit: names the GPU, the shortfall in GB and the nearest plan
-//   that fits, or how many
-//                      such GPUs it would take
+// Every stage gets at least one layer. Fails with
+// - kInvalidArgument: options that contradict the model or the topology: 128 heads over 3 GPUs, 5
+//   stages on 3 GPUs, a split that does not add up, a tensor-parallel group across hosts
+// - kResourceExhausted: it does not fit. Names the GPU, the shortfall in GB and the nearest plan
+//   that fits, or how many such GPUs it would take.
 absl::StatusOr<Plan> MakePlan(const Topology& topology, const Model& model,
                               const PlanOptions& options);
 
-// The cost of stage `index` of `plan`. The topology and model must outlive nothing: it copies.
+// The cost of stage `index` of `plan`. The arguments may go: it copies.
 StageCost MakeStageCost(const Topology& topology, const Model& model, const Plan& plan, int index);
 
-// Longest context, prompt and output together, that `requests` at a time can have: KV cache and the
-// model's limit.
+// Longest context, prompt and output together, that `requests` (1 and more) at a time can have: KV
+// cache and the model's limit.
 int64_t LongestContext(const Plan& plan, const Model& model, int64_t requests);
 
 // The plan as results carry it.

@@ -211,7 +211,14 @@ void CheckedScheduler::CheckLaunch(const MicroBatch& micro_batch,
   if (micro_batch.entries.empty()) Fail("micro-batch ", id, " is empty");
 
   CheckPreemptions(preempted);
-  const std::map<RequestId, Request> before = requests_;
+  for (auto& [unused, request] : requests_) {
+    request.before = {.running = request.running && !request.cancelled,
+                      .idle = request.idle(),
+                      .decoding = request.decoding(),
+                      .ready = request.ready(),
+                      .prefilling = request.prefilling(),
+                      .launched = request.launched};
+  }
   const int64_t free_before = options_.kv_blocks - UsedBlocks();
   for (const RequestId victim : preempted) {
     if (!error_.empty()) return;
@@ -276,9 +283,9 @@ void CheckedScheduler::CheckLaunch(const MicroBatch& micro_batch,
          options_.max_chunk_tokens);
   }
   if (!error_.empty()) return;
-  CheckOldestPrefills(micro_batch, free_before, before);
-  CheckVictims(micro_batch, preempted, before);
-  CheckDecodes(micro_batch, preempted, before);
+  CheckOldestPrefills(micro_batch, free_before);
+  CheckVictims(micro_batch, preempted);
+  CheckDecodes(micro_batch, preempted);
 
   in_flight_[id].entries = micro_batch.entries;
   if (static_cast<int64_t>(in_flight_.size()) > options_.max_in_flight) {
@@ -371,22 +378,21 @@ bool CheckedScheduler::CheckAdmission(RequestId id, Request& request, int64_t to
 
 // If the oldest running request is launched in part, it is in every micro-batch as long as there is
 // a block that it can have, whatever the decodes want.
-void CheckedScheduler::CheckOldestPrefills(const MicroBatch& micro_batch, int64_t free_before,
-                                           const std::map<RequestId, Request>& before) {
+void CheckedScheduler::CheckOldestPrefills(const MicroBatch& micro_batch, int64_t free_before) {
   std::pair<RequestId, const Request*> oldest = {-1, nullptr};
   int64_t idle = 0;
-  for (const auto& [id, request] : before) {
-    if (!request.running || request.cancelled) continue;
-    idle += request.idle();
+  for (const auto& [id, request] : requests_) {
+    if (!request.before.running) continue;
+    idle += request.before.idle;
     if (oldest.second == nullptr || request.order < oldest.second->order) {
       oldest = {id, &request};
     }
   }
-  if (oldest.second == nullptr || !oldest.second->prefilling()) return;
+  if (oldest.second == nullptr || !oldest.second->before.prefilling) return;
   for (const BatchEntry& entry : micro_batch.entries) {
     if (entry.request == oldest.first) return;
   }
-  if (free_before > 0 || idle > oldest.second->idle()) {
+  if (free_before > 0 || idle > oldest.second->before.idle) {
     Fail("micro-batch ", micro_batch.id, " leaves out the oldest request, ", oldest.first,
          ", with ", free_before, " free blocks and ", idle, " idle requests");
   }
@@ -394,42 +400,40 @@ void CheckedScheduler::CheckOldestPrefills(const MicroBatch& micro_batch, int64_
 
 // Each victim was the youngest that could be one, and someone older needed its blocks.
 void CheckedScheduler::CheckVictims(const MicroBatch& micro_batch,
-                                    const std::vector<RequestId>& preempted,
-                                    const std::map<RequestId, Request>& before) {
+                                    const std::vector<RequestId>& preempted) {
   if (preempted.empty()) return;
   std::set<RequestId> taken(preempted.begin(), preempted.end());
   int64_t oldest_in_need = arrivals_;
   bool for_prefill = true;
   for (const BatchEntry& entry : micro_batch.entries) {
     taken.insert(entry.request);
-    const Request& request = before.at(entry.request);
-    if (BlocksOf(request.launched + entry.tokens) > BlocksOf(request.launched)) {
+    const Request& request = requests_.at(entry.request);
+    if (BlocksOf(request.before.launched + entry.tokens) > BlocksOf(request.before.launched)) {
       oldest_in_need = std::min(oldest_in_need, request.order);
       for_prefill = for_prefill && !entry.decode;
     }
   }
   int64_t oldest_victim = arrivals_;
   for (const RequestId id : preempted) {
-    oldest_victim = std::min(oldest_victim, before.at(id).order);
+    oldest_victim = std::min(oldest_victim, requests_.at(id).order);
   }
   if (oldest_in_need >= oldest_victim) {
     Fail("a victim of micro-batch ", micro_batch.id, " is older than all that needed blocks");
   }
   counts_.preempted_for_prefill += for_prefill;
-  for (const auto& [id, request] : before) {
-    if (request.idle() && !taken.contains(id) && request.order > oldest_victim) {
+  for (const auto& [id, request] : requests_) {
+    if (request.before.idle && !taken.contains(id) && request.order > oldest_victim) {
       Fail("request ", id, " is spared though a victim is older");
     }
   }
 }
 
 void CheckedScheduler::CheckDecodes(const MicroBatch& micro_batch,
-                                    const std::vector<RequestId>& preempted,
-                                    const std::map<RequestId, Request>& before) {
+                                    const std::vector<RequestId>& preempted) {
   int64_t decoding = 0, ready = 0;
-  for (const auto& [id, request] : before) {
-    decoding += request.decoding();
-    ready += request.ready();
+  for (const auto& [id, request] : requests_) {
+    decoding += request.before.decoding;
+    ready += request.before.ready;
   }
   const int64_t share =
       std::min((decoding + options_.max_in_flight - 1) / options_.max_in_flight, ready);
@@ -438,7 +442,7 @@ void CheckedScheduler::CheckDecodes(const MicroBatch& micro_batch,
   for (const BatchEntry& entry : micro_batch.entries) {
     if (!entry.decode) break;
     ++decodes;
-    const Request& request = before.at(entry.request);
+    const Request& request = requests_.at(entry.request);
     if (request.ready_since <= last_ready) Fail("request ", entry.request, " is out of turn");
     last_ready = request.ready_since;
   }
@@ -486,20 +490,20 @@ void CheckedScheduler::CheckState() {
   scheduler_.CheckInvariants();
   const int64_t running = RunningCount();
   const int64_t waiting = static_cast<int64_t>(requests_.size()) - running;
-  const std::vector<std::pair<int64_t, int64_t>> pairs = {
-      {scheduler_.running(), running},
-      {scheduler_.waiting(), waiting},
-      {scheduler_.in_flight(), static_cast<int64_t>(in_flight_.size())},
-      {scheduler_.kv_blocks_used(), UsedBlocks()},
-      {scheduler_.preemptions(), preemptions_},
-      {scheduler_.idle(), requests_.empty()},
+  const struct {
+    const char* name;
+    int64_t value;
+    int64_t expected;
+  } checks[] = {
+      {"running", scheduler_.running(), running},
+      {"waiting", scheduler_.waiting(), waiting},
+      {"in_flight", scheduler_.in_flight(), static_cast<int64_t>(in_flight_.size())},
+      {"kv_blocks_used", scheduler_.kv_blocks_used(), UsedBlocks()},
+      {"preemptions", scheduler_.preemptions(), preemptions_},
+      {"idle", scheduler_.idle(), requests_.empty()},
   };
-  const char* const names[] = {"running",        "waiting",     "in_flight",
-                               "kv_blocks_used", "preemptions", "idle"};
-  for (size_t i = 0; i < pairs.size(); ++i) {
-    if (pairs[i].first != pairs[i].second) {
-      Fail(names[i], "() is ", pairs[i].first, ", not ", pairs[i].second);
-    }
+  for (const auto& [name, value, expected] : checks) {
+    if (value != expected) Fail(name, "() is ", value, ", not ", expected);
   }
 }
 

@@ -79,6 +79,16 @@ class CheckedScheduler {
     bool cancelled = false;
     MicroBatchId samples_in = -1;
 
+    // As it was before the launch that is being checked.
+    struct {
+      bool running = false;  // and not cancelled
+      bool idle = false;
+      bool decoding = false;
+      bool ready = false;
+      bool prefilling = false;
+      int64_t launched = 0;
+    } before;
+
     int64_t known() const { return prompt + emitted; }
     bool idle() const { return running && in_flight == 0; }
     // Its last prefill chunk is launched.
@@ -107,12 +117,9 @@ class CheckedScheduler {
                    const std::vector<RequestId>& admitted);
   void CheckPreemptions(const std::vector<RequestId>& preempted);
   void CheckEntry(const MicroBatch& micro_batch, const BatchEntry& entry);
-  void CheckOldestPrefills(const MicroBatch& micro_batch, int64_t free_before,
-                           const std::map<RequestId, Request>& before);
-  void CheckVictims(const MicroBatch& micro_batch, const std::vector<RequestId>& preempted,
-                    const std::map<RequestId, Request>& before);
-  void CheckDecodes(const MicroBatch& micro_batch, const std::vector<RequestId>& preempted,
-                    const std::map<RequestId, Request>& before);
+  void CheckOldestPrefills(const MicroBatch& micro_batch, int64_t free_before);
+  void CheckVictims(const MicroBatch& micro_batch, const std::vector<RequestId>& preempted);
+  void CheckDecodes(const MicroBatch& micro_batch, const std::vector<RequestId>& preempted);
   bool CheckAdmission(RequestId id, Request& request, int64_t tokens);
   void CheckTurnOfOldest();
   void CheckState();

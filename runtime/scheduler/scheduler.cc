@@ -26,6 +26,7 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <ostream>
 #include <unordered_map>
 #include <utility>
 
@@ -80,6 +81,13 @@ struct Request {
   Links by_arrival;  // in `running`
   Links by_state;    // in `fresh` or `ready`
 };
+
+std::ostream& operator<<(std::ostream& out, const Request& request) {
+  return out << "request " << request.id << " (arrival " << request.arrival << ", "
+             << request.prompt_tokens << " + " << request.outputs << " of "
+             << request.max_output_tokens << " tokens, " << request.launched_tokens
+             << " launched, state " << static_cast<int>(request.state) << ")";
+}
 
 // Intrusive: a request is in at most one list for each of its Links.
 template <Links Request::*kLinks>
@@ -373,6 +381,7 @@ void Scheduler::Impl::TakeAdmissions(int64_t budget) {
     head.state = State::kPrefilling;
     head.prefill_tokens = known_tokens;
     running.InsertByArrival(head);
+    FABRICAST_CHECK(prefilling == nullptr) << *prefilling << " is overtaken by " << head;
     prefilling = &head;
     if (!head.admitted_before) {
       head.admitted_before = true;
@@ -634,8 +643,7 @@ void Scheduler::CheckInvariants() const {
       InFlight& found = in_flight_by_arrival[work.request->arrival];
       found.request = work.request;
       ++found.micro_batches;
-      CHECK_HOLDS(found.samples_in, ==, -1,
-                  "request " << work.request->id << " follows its own sample");
+      CHECK_HOLDS(found.samples_in, ==, -1, *work.request << " follows its own sample");
       if (work.samples) found.samples_in = id;
     }
     ++id;
@@ -645,9 +653,9 @@ void Scheduler::CheckInvariants() const {
   int64_t draining = 0;
   for (const auto& [arrival, found] : in_flight_by_arrival) {
     const Request& request = *found.request;
-    CHECK_HOLDS(request.in_flight, ==, found.micro_batches, request.id);
-    CHECK_HOLDS(request.sampling_in, ==, found.samples_in, request.id);
-    CHECK_HOLDS(request.stopped, ==, false, request.id);
+    CHECK_HOLDS(request.in_flight, ==, found.micro_batches, request);
+    CHECK_HOLDS(request.sampling_in, ==, found.samples_in, request);
+    CHECK_HOLDS(request.stopped, ==, false, request);
     if (request.state != State::kDraining) continue;
     ++draining;
     blocks += request.blocks;
@@ -657,37 +665,36 @@ void Scheduler::CheckInvariants() const {
   int64_t ready = 0, sampling = 0;
   int64_t youngest_admitted = -1;
   for (const Request* r = s.running.front(); r != nullptr; r = ArrivalList::Next(*r)) {
-    const std::string name = absl::StrCat("request ", r->id);
-    CHECK_HOLDS(r->arrival, >, youngest_admitted, name);
+    CHECK_HOLDS(r->arrival, >, youngest_admitted, *r);
     youngest_admitted = r->arrival;
-    CHECK_HOLDS(r->admitted_before, ==, true, name);
-    CHECK_HOLDS(r->in_flight > 0, ==, in_flight_by_arrival.count(r->arrival) > 0, name);
-    CHECK_HOLDS(r->blocks, ==, CeilDiv(r->launched_tokens, block), name);
-    CHECK_HOLDS(r->launched_tokens, >, 0, name);
-    CHECK_HOLDS(r->outputs, <, r->max_output_tokens, name);
+    CHECK_HOLDS(r->admitted_before, ==, true, *r);
+    CHECK_HOLDS(r->in_flight > 0, ==, in_flight_by_arrival.count(r->arrival) > 0, *r);
+    CHECK_HOLDS(r->blocks, ==, CeilDiv(r->launched_tokens, block), *r);
+    CHECK_HOLDS(r->launched_tokens, >, 0, *r);
+    CHECK_HOLDS(r->outputs, <, r->max_output_tokens, *r);
     blocks += r->blocks;
     const int64_t known_tokens = r->prompt_tokens + r->outputs;
     switch (r->state) {
       case State::kPrefilling:
-        CHECK_HOLDS(r, ==, s.prefilling, "a second partial prefill, " << name);
-        CHECK_HOLDS(r->prefill_tokens, ==, known_tokens, name);
-        CHECK_HOLDS(r->launched_tokens, <, known_tokens, name);
-        CHECK_HOLDS(r->sampling_in, ==, -1, name);
+        CHECK_HOLDS(r, ==, s.prefilling, *r << " is a second partial prefill");
+        CHECK_HOLDS(r->prefill_tokens, ==, known_tokens, *r);
+        CHECK_HOLDS(r->launched_tokens, <, known_tokens, *r);
+        CHECK_HOLDS(r->sampling_in, ==, -1, *r);
         break;
       case State::kReady:
         ++ready;
-        CHECK_HOLDS(r->outputs, >, 0, name);
-        CHECK_HOLDS(r->launched_tokens, ==, known_tokens - 1, name);
-        CHECK_HOLDS(r->in_flight, ==, 0, name);
+        CHECK_HOLDS(r->outputs, >, 0, *r);
+        CHECK_HOLDS(r->launched_tokens, ==, known_tokens - 1, *r);
+        CHECK_HOLDS(r->in_flight, ==, 0, *r);
         break;
       case State::kSampling:
         ++sampling;
-        CHECK_HOLDS(r->launched_tokens, ==, known_tokens, name);
-        CHECK_HOLDS(r->sampling_in, >=, s.next_completed, name);
+        CHECK_HOLDS(r->launched_tokens, ==, known_tokens, *r);
+        CHECK_HOLDS(r->sampling_in, >=, s.next_completed, *r);
         break;
       case State::kWaiting:
       case State::kDraining:
-        CHECK_HOLDS(static_cast<int>(r->state), ==, -1, name + " is not running");
+        CHECK_HOLDS(static_cast<int>(r->state), ==, -1, *r << " is not running");
     }
   }
   CHECK_HOLDS(sampling, ==, s.sampling, "sampling");
@@ -699,7 +706,7 @@ void Scheduler::CheckInvariants() const {
     int64_t count = 0;
     for (const Request* r = list.front(); r != nullptr; r = StateList::Next(*r)) {
       ++count;
-      CHECK_HOLDS(static_cast<int>(r->state), ==, static_cast<int>(state), r->id);
+      CHECK_HOLDS(static_cast<int>(r->state), ==, static_cast<int>(state), *r);
       const Request* previous = StateList::Previous(*r);
       if (by_arrival && previous != nullptr) {
         CHECK_HOLDS(previous->arrival, <, r->arrival, "arrivals in a list");
@@ -715,14 +722,14 @@ void Scheduler::CheckInvariants() const {
 
   for (const auto& [arrival, request] : s.preempted) {
     youngest_admitted = std::max(youngest_admitted, arrival);
-    CHECK_HOLDS(request->arrival, ==, arrival, request->id);
-    CHECK_HOLDS(request->admitted_before, ==, true, request->id);
+    CHECK_HOLDS(request->arrival, ==, arrival, *request);
+    CHECK_HOLDS(request->admitted_before, ==, true, *request);
     CHECK_HOLDS(request->blocks + request->launched_tokens + request->in_flight, ==, 0,
-                "waiting request " << request->id);
+                *request << " waits");
   }
   for (const Request* r = s.fresh.front(); r != nullptr; r = StateList::Next(*r)) {
     CHECK_HOLDS(r->arrival, >, youngest_admitted, "admission in order of arrival");
-    CHECK_HOLDS(r->blocks + r->launched_tokens + r->in_flight, ==, 0, "waiting request " << r->id);
+    CHECK_HOLDS(r->blocks + r->launched_tokens + r->in_flight, ==, 0, *r << " waits");
   }
 }
 

@@ -15,8 +15,8 @@ namespace fabricast {
 namespace {
 
 // Keeps an input's time in milliseconds: CheckedScheduler looks at every request after every event.
-constexpr int kMaxEvents = 1000;
-constexpr int kMaxRequests = 64;
+constexpr int kMaxEvents = 300;
+constexpr int kMaxRequests = 32;
 
 class Bytes {
  public:
@@ -51,7 +51,7 @@ class Driver {
     switch (bytes.Next() % 8) {
       case 0:
       case 1: {
-        const int prompt_tokens = bytes.Next();
+        const int prompt_tokens = bytes.Next() % 80;
         const int max_output_tokens = bytes.Next() % 32;
         if (arrived_ == kMaxRequests) break;
         Perform(scheduler_.RequestArrived(arrived_++, prompt_tokens, max_output_tokens));

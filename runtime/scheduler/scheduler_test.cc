@@ -370,8 +370,8 @@ TEST(SchedulerTest, APreemptedRequestIsComputedAgainWithItsOutputsAndSamplesTheN
   t.Arrive(3, 1, 1);
   // 2 + 1 blocks, and the 4th stays free: 3 waits.
   EXPECT_THAT(t.Done(0), ElementsAre("admit 2", "launch 1: 1[7,1]d 2[0,4]s"));
-  // 1 takes the last block for its 9th token; 2 finds none, and none arrived later: it waits. When
-  // 3 could give one, it would be 3's turn to wait.
+  // 1 takes the last block for its 9th token; 2 finds none for its 5th, and no running request
+  // arrived later: it waits.
   EXPECT_THAT(t.Done(1), ElementsAre("launch 2: 1[8,1]d"));
   EXPECT_EQ(t.scheduler().kv_blocks_used(), 4);
   EXPECT_THAT(t.Done(2), ElementsAre("launch 3: 1[9,1]d"));
