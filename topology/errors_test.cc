@@ -11,6 +11,8 @@
 #include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tools/embed/embedded_file.h"
+#include "topology/spec_files.h"
 #include "topology/topology.h"
 
 namespace fabricast {
@@ -72,7 +74,7 @@ TEST(ErrorsTest, EveryMistakeNamesFileObjectFieldAndMend) {
       {"unknown field",
        "spec: \"rtx_5090\"",
        "specification: \"rtx_5090\"",
-       {"c.txtpb:13:25: Gpu has no field \"specification\"", "did you mean \"spec\"?",
+       {"c.txtpb:13:36: Gpu has no field \"specification\"", "did you mean \"spec\"?",
         "name, spec, slot, override"}},
       {"not a textproto", "switches {", "switches [", {"c.txtpb:16:"}},
       {"number as text",
@@ -143,7 +145,7 @@ TEST(ErrorsTest, EveryMistakeNamesFileObjectFieldAndMend) {
       {"link to an unknown host",
        "a: \"b.nic0\"",
        "a: \"c.nic0\"",
-       {"link c.nic0--sw.qsfpdd2: a: no host or switch \"c\"", "There are: a, b, sw"}},
+       {"link c.nic0--sw.qsfpdd2: a: no host or switch \"c\"", "there are: a, b, sw"}},
       {"link to an unknown NIC",
        "a: \"b.nic0\"",
        "a: \"b.nic1\"",
@@ -400,6 +402,17 @@ TEST_F(FilesTest, SpecsBesideTheClusterAreAdded) {
   const absl::StatusOr<Topology> topology = Topology::Load(file);
   ASSERT_TRUE(topology.ok()) << topology.status();
   EXPECT_EQ(topology->network_rate_gbps(), 100);
+}
+
+TEST_F(FilesTest, ACopyOfASpecThatIsBuiltInIsLeftOut) {
+  // As when topology/clusters/*.txtpb is loaded from the source tree.
+  for (const EmbeddedFile& spec : SpecFiles()) {
+    Write(std::string(spec.path.substr(spec.path.find('/') + 1)), std::string(spec.contents));
+  }
+  ASSERT_TRUE(std::filesystem::exists(folder_ + "/specs/nics/connectx6_200g.txtpb"));
+  ASSERT_TRUE(std::filesystem::exists(folder_ + "/calibration/nccl_2_28.txtpb"));
+  const absl::StatusOr<Topology> topology = Topology::Load(Write("clusters/mine.txtpb", kSound));
+  EXPECT_TRUE(topology.ok()) << topology.status();
 }
 
 TEST_F(FilesTest, ASpecThatDiffersFromTheOneBuiltInNamesBothFiles) {

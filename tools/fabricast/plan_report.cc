@@ -75,6 +75,15 @@ void PrintPlan(const Topology& topology, const Model& model, const Plan& plan, s
          absl::StrFormat("%.1f", m.capacity / 1e9)});
   }
   memory.Print(out);
+  double weights = 0;
+  double capacity = 0;
+  for (const Stage& stage : plan.stages) {
+    weights += static_cast<double>(stage.memory.weights);
+    capacity += static_cast<double>(stage.memory.capacity);
+  }
+  const double stages = static_cast<double>(plan.stages.size());
+  out << absl::StrFormat("Weights take %.1f GB a GPU on average and leave %.1f.\n",
+                         weights / stages / 1e9, (capacity - weights) / stages / 1e9);
 
   out << "\nKV cache: " << plan.scheduler.kv_blocks << " blocks of "
       << plan.scheduler.kv_block_tokens << " tokens = " << plan.kv_tokens()
