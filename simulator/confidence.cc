@@ -1,12 +1,12 @@
 #include "simulator/confidence.h"
 
 #include <algorithm>
-#include <set>
 #include <utility>
 #include <vector>
 
 #include "runtime/check.h"
 #include "runtime/metrics/metric_path.h"
+#include "simulator/constants.h"
 
 namespace fabricast {
 namespace {
@@ -43,23 +43,9 @@ double RelativeChange(double before, double after) { return before == 0 ? 0 : af
 std::vector<Variation> VariationsOf(const Scenario& scenario) {
   Variation kernels = Unvaried(kKernelTimes);
   Variation messages = Unvaried(kMessageLatencies);
-  const std::vector<Stage>& stages = scenario.plan.stages;
-  std::set<PathKind> kinds;
-  for (size_t s = 0; s < stages.size(); ++s) {
-    for (int gpu : stages[s].gpus) {
-      for (const GemmCurve& curve : scenario.topology.kernels(gpu).gemms()) {
-        if (WeightFormatName(scenario.model.layer_format) ==
-            absl::string_view(curve.weight_format())) {
-          Widen(curve.provenance(), kernels);
-        }
-      }
-    }
-    if (stages.size() == 1) break;
-    const Stage& next = stages[(s + 1) % stages.size()];
-    kinds.insert(scenario.topology.route(stages[s].gpus.front(), next.gpus.front()).kind);
-  }
-  for (const SendCalibration& send : scenario.topology.nccl().sends()) {
-    if (kinds.contains(send.path())) Widen(send.provenance(), messages);
+  for (const ConstantsInUse& constants : ConstantsOf(scenario)) {
+    const bool is_kernel = constants.kind == ConstantsInUse::Kind::kKernelTimes;
+    Widen(constants.provenance, is_kernel ? kernels : messages);
   }
   return {kernels, messages};
 }

@@ -19,23 +19,12 @@ constexpr int64_t kSampledTokenBytes = 4;
 
 absl::StatusOr<std::unique_ptr<PipelineSimulation>> PipelineSimulation::Make(
     const Scenario& scenario, std::atomic<double>& progress) {
-  const std::vector<Stage>& stages = scenario.plan.stages;
   std::vector<Hop> hops;
-  for (size_t s = 0; stages.size() > 1 && s < stages.size(); ++s) {
-    const size_t to = (s + 1) % stages.size();
-    // The first GPU of a tensor-parallel group speaks for it: every GPU of it holds all
-    // activations.
-    const int from_gpu = stages[s].gpus.front();
-    const int to_gpu = stages[to].gpus.front();
+  for (const PipelineHop& hop : HopsOf(scenario.plan)) {
     absl::StatusOr<SendCost> cost =
-        SendCost::For(scenario.topology, scenario.topology.route(from_gpu, to_gpu));
+        SendCost::For(scenario.topology, scenario.topology.route(hop.from_gpu, hop.to_gpu));
     if (!cost.ok()) return cost.status();
-    hops.push_back({.from_stage = static_cast<int>(s),
-                    .to_stage = static_cast<int>(to),
-                    .from_gpu = from_gpu,
-                    .to_gpu = to_gpu,
-                    .cost = *std::move(cost),
-                    .waiting = {}});
+    hops.push_back({hop, *std::move(cost)});
   }
   return std::unique_ptr<PipelineSimulation>(
       new PipelineSimulation(scenario, progress, std::move(hops)));

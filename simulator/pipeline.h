@@ -39,14 +39,10 @@ class PipelineSimulation {
     MicroBatch micro_batch;
     BatchShape shape;
   };
-  struct Hop {
-    int from_stage;
-    int to_stage;
-    int from_gpu;
-    int to_gpu;
+  struct Hop : PipelineHop {
     SendCost cost;
     bool busy = false;
-    std::deque<MicroBatchId> waiting;
+    std::deque<MicroBatchId> waiting = {};
   };
 
   PipelineSimulation(const Scenario& scenario, std::atomic<double>& progress,

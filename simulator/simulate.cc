@@ -1,87 +1,37 @@
 #include "simulator/simulate.h"
 
 #include <memory>
-#include <set>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "runtime/cost/communication_cost.h"
+#include "simulator/constants.h"
 #include "simulator/pipeline.h"
 
 namespace fabricast {
 namespace {
 
-std::string DescribeConstants(const Provenance& provenance, absl::string_view what) {
-  std::string text = absl::StrCat(what, ": ", provenance.measured_on());
-  if (provenance.residual_p90() > 0) {
-    absl::StrAppendFormat(&text, "; fit within %.0f %% (p50), %.0f %% (p90)",
-                          100 * provenance.residual_p50(), 100 * provenance.residual_p90());
-  }
-  if (provenance.time_high_factor() > 0) {
-    absl::StrAppendFormat(&text, "; times may be x %.2f to x %.2f", provenance.time_low_factor(),
-                          provenance.time_high_factor());
-  }
-  return text;
-}
-
-// What the forecast rests on, once each.
-void AddConstants(const Scenario& scenario, Result& result) {
-  std::set<std::string> names;
-  for (const Stage& stage : scenario.plan.stages) {
-    for (int gpu : stage.gpus) {
-      const GpuSpec& spec = scenario.topology.gpus()[gpu].spec;
-      const KernelCalibration& kernels = scenario.topology.kernels(gpu);
-      if (!names.insert(spec.name()).second) continue;
-      for (const GemmCurve& curve : kernels.gemms()) {
-        if (WeightFormatName(scenario.model.layer_format) !=
-            absl::string_view(curve.weight_format()))
-          continue;
-        result.add_constants(DescribeConstants(
-            curve.provenance(),
-            absl::StrCat(spec.name(), ", ", curve.weight_format(), " matrix products")));
-      }
-      if (spec.name() != kernels.gpu()) {
-        result.add_constants(absl::StrCat(spec.name(), ": scaled from ", kernels.gpu(),
-                                          " by its published peaks; unmeasured"));
-      }
-    }
-  }
-  std::set<PathKind> kinds;
-  for (size_t s = 0; scenario.plan.stages.size() > 1 && s < scenario.plan.stages.size(); ++s) {
-    const size_t to = (s + 1) % scenario.plan.stages.size();
-    kinds.insert(
-        scenario.topology
-            .route(scenario.plan.stages[s].gpus.front(), scenario.plan.stages[to].gpus.front())
-            .kind);
-  }
-  for (const SendCalibration& send : scenario.topology.nccl().sends()) {
-    if (!kinds.contains(send.path())) continue;
-    result.add_constants(DescribeConstants(
-        send.provenance(), absl::StrCat("messages over ", PathKindName(send.path()))));
-  }
-}
-
 // What the planner should know about the fabric beyond the numbers.
 void AddWarnings(const Scenario& scenario, Result& result) {
   for (const std::string& warning : scenario.topology.warnings()) result.add_warnings(warning);
   for (const std::string& warning : scenario.workload.warnings) result.add_warnings(warning);
-  const std::vector<Stage>& stages = scenario.plan.stages;
-  for (size_t s = 0; s + 1 < stages.size(); ++s) {
-    const int from = stages[s].gpus.front();
-    const int to = stages[s + 1].gpus.front();
-    const Route& route = scenario.topology.route(from, to);
+  for (const PipelineHop& hop : HopsOf(scenario.plan)) {
+    // Tokens on their way back are few bytes.
+    if (hop.to_stage == 0) continue;
+    const Route& route = scenario.topology.route(hop.from_gpu, hop.to_gpu);
     absl::StatusOr<SendCost> cost = SendCost::For(scenario.topology, route);
     if (cost.ok() && cost->max_bytes_per_s() < route.payload_bytes_per_s) {
       result.add_warnings(absl::StrFormat(
           "hop %d to %d: large messages are limited to %.1f of %.1f GB/s by %s, whatever the line "
           "rate",
-          s, s + 1, cost->max_bytes_per_s() / 1e9, route.payload_bytes_per_s / 1e9, cost->limit()));
+          hop.from_stage, hop.to_stage, cost->max_bytes_per_s() / 1e9,
+          route.payload_bytes_per_s / 1e9, cost->limit()));
     }
     if (!route.gpudirect) {
-      result.add_warnings(
-          absl::StrFormat("hop %d to %d: no GPUDirect RDMA: %s", s, s + 1, route.gpudirect_reason));
+      result.add_warnings(absl::StrFormat("hop %d to %d: no GPUDirect RDMA: %s", hop.from_stage,
+                                          hop.to_stage, route.gpudirect_reason));
     }
   }
   if (result.rejected() > 0) {
@@ -123,7 +73,9 @@ absl::StatusOr<Result> SimulateInThisProcess(const Scenario& scenario,
           stage.memory.kv_bytes_per_token);
     }
   }
-  AddConstants(scenario, *result);
+  for (const ConstantsInUse& constants : ConstantsOf(scenario)) {
+    result->add_constants(constants.Describe());
+  }
   AddWarnings(scenario, *result);
   return result;
 }

@@ -364,12 +364,9 @@ TEST(CandidatesTest, APathWithoutCollectivesHasNone) {
               AllOf(HasSubstr("network, TCP"), HasSubstr("protocols: none")));
 }
 
-// Parents in NCCL's first tree, by rank and number of ranks; the root is 0. Odd ranks are leaves:
-//
-//   0-------4        0---------------8      5 ranks and 9 ranks. Where the parent would be beyond
-//         2          ___4                   the last rank, a rank hangs on its grandparent.
-//       1   3       2     6
-//                  1 3   5 7
+// Parents in NCCL's first tree by rank, for each number of ranks. The root is 0, odd ranks are
+// leaves, 2 stands over 1 and 3, 4 over 2 and 6, 8 over 4; a rank whose parent would be beyond the
+// last hangs on its grandparent.
 const std::map<int, std::vector<int>> kFirstTree = {
     {2, {-1, 0}},
     {3, {-1, 2, 0}},
@@ -457,10 +454,9 @@ double LoneSeconds(const Topology& topology, CollectiveOp op, const std::vector<
 TEST(LoneCollectiveTest, FlowsShareTheSegmentsThatTheyHaveInCommon) {
   const Topology topology = Hosts(2, 2);
   const double nic = topology.route(0, 2).payload_bytes_per_s;
-  // All-reduce of 1 GB over four ranks: 1.5 GB on every edge. 0, 1 | 2, 3 crosses each NIC once in
-  // each direction; 0 | 2 | 1 | 3 goes out of host 0 twice. A tree moves as much in total, but puts
-  // 2 GB or more on a NIC: 1->2, 2->0, 3->2 and mirrored 2->1, 1->3, 0->1 of half a GB each cross
-  // at 1-2 (twice), 0-2 and 1-3: 2 GB each way.
+  // All-reduce of 1 GB over four ranks: 1.5 GB on every edge of a ring, and 0, 1 | 2, 3 crosses each
+  // NIC once in each direction. (The trees put 2 GB on a NIC.) All-gather: 0.75 GB, and 0 | 2 | 1 | 3
+  // goes out of host 0 twice.
   const double together_s = LoneSeconds(topology, COLLECTIVE_OP_ALL_REDUCE, {0, 1, 2, 3}, 1e9);
   EXPECT_DOUBLE_EQ(together_s, (8 + 6 * 2) * kUs + 1.5e9 / nic);
   const double torn_s = LoneSeconds(topology, COLLECTIVE_OP_ALL_GATHER, {0, 2, 1, 3}, 1e9);

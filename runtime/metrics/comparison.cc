@@ -50,8 +50,7 @@ int BusiestStage(const Result& result) {
 
 std::string StageText(const Result& result, int stage) {
   if (stage >= result.plan().stages_size()) return absl::StrCat("stage ", stage);
-  return absl::StrCat("stage ", stage, " (", absl::StrJoin(result.plan().stages(stage).gpus(), "+"),
-                      ")");
+  return absl::StrCat("stage ", stage, " (", GpusText(result.plan().stages(stage)), ")");
 }
 
 // "bound by weight reading on stage 2 (node_b.gpu0), 93 % of its decode time".
@@ -143,6 +142,11 @@ std::string TtftCause(const Result& baseline, const Result& result) {
 }
 
 }  // namespace
+
+std::string GpusText(const StagePlan& stage) {
+  if (stage.gpus_size() <= 2) return absl::StrJoin(stage.gpus(), "+");
+  return absl::StrCat(stage.gpus(0), " and ", stage.gpus_size() - 1, " more");
+}
 
 std::vector<std::string> Causes(const Result& baseline, const Result& result) {
   std::vector<std::string> causes;

@@ -20,6 +20,9 @@ Comparison Compare(absl::Span<const Result> results);
 //   93 % of its decode time; stages wait for activations on the wire 0.1 % of the time."
 std::vector<std::string> Causes(const Result& baseline, const Result& result);
 
+// "node_a.gpu0", "node_a.gpu0+node_a.gpu1", "node_a.gpu0 and 7 more": a stage's GPUs for a reader.
+std::string GpusText(const StagePlan& stage);
+
 }  // namespace fabricast
 
 #endif  // FABRICAST_RUNTIME_METRICS_COMPARISON_H_

@@ -433,6 +433,16 @@ StageCost MakeStageCost(const Topology& topology, const Model& model, const Plan
   return CostOf(topology, model, plan.tensor_parallel, plan.stages[index]);
 }
 
+std::vector<PipelineHop> HopsOf(const Plan& plan) {
+  std::vector<PipelineHop> hops;
+  const int stages = static_cast<int>(plan.stages.size());
+  for (int from = 0; stages > 1 && from < stages; ++from) {
+    const int to = (from + 1) % stages;
+    hops.push_back({from, to, plan.stages[from].gpus.front(), plan.stages[to].gpus.front()});
+  }
+  return hops;
+}
+
 int64_t LongestContext(const Plan& plan, const Model& model, int64_t requests) {
   FABRICAST_CHECK(requests >= 1) << "requests=" << requests;
   const int64_t blocks = plan.scheduler.kv_blocks / requests;

@@ -81,6 +81,18 @@ absl::StatusOr<Plan> MakePlan(const Topology& topology, const Model& model,
 // The cost of stage `index` of `plan`. The arguments may go: it copies.
 StageCost MakeStageCost(const Topology& topology, const Model& model, const Plan& plan, int index);
 
+// A transfer of the pipeline: activations from a stage to the next, tokens from the last to the
+// first. The first GPU of a tensor-parallel group speaks for it, since each GPU of it holds all
+// activations.
+struct PipelineHop {
+  int from_stage;
+  int to_stage;
+  int from_gpu;  // indices into the topology
+  int to_gpu;
+};
+// In order of the sending stage; none for a single stage.
+std::vector<PipelineHop> HopsOf(const Plan& plan);
+
 // Longest context, prompt and output together, that `requests` (1 and more) at a time can have: KV
 // cache and the model's limit.
 int64_t LongestContext(const Plan& plan, const Model& model, int64_t requests);

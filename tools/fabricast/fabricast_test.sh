@@ -41,6 +41,8 @@ expect 0 "bound by weight reading on stage" compare trinity_200g trinity_400g --
 expect 0 "How sure: with kernel times" compare trinity_200g trinity_400g --model "${model}" --workload "${short}"
 expect 0 "rate_gbps=200 .*rate_gbps=800" compare trinity_400g --set "node_*.nic0.rate_gbps=200,400,800" \
   --model "${model}" --workload "${short}" --no-break-even --no-intervals
+expect 0 "p2p_net_chunk_bytes=524288" compare --model "${model}" --workload "${short}" --no-break-even --no-intervals \
+  --set "communication.p2p_net_chunk_bytes=131072,524288" --fail-if "ttft.p99 > 600s" trinity_400g
 expect 0 "tokens back" simulate trinity_200g --model "${model}" --workload "${short}"
 expect 0 "layers 42/42/42" plan trinity_200g --model "${model}"
 expect 0 "layers 43/42/41" plan trinity_200g --model "${model}" --split 43,42,41

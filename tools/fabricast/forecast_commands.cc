@@ -40,7 +40,7 @@ struct ForecastFlags {
                     "Exit with status 3 if METRIC OP VALUE holds, such as 'ttft.p99 > 6s'; a "
                     "signed value is "
                     "against the first topology: 'tpot.p50 > +1%'. May be given more than once")
-        ->take_all();
+        ->allow_extra_args(false);
     command.add_option("--trace", trace_file,
                        "Write a timeline for ui.perfetto.dev: a track a stage and a link");
     AddFormatFlag(command, format);

@@ -22,7 +22,7 @@ void TopologyFlags::AddTo(CLI::App& command) {
                   "Replace a field of the topology: 'node_*.nic0.rate_gbps=400'. Several values, "
                   "'=200,400', "
                   "compare them. May be given more than once")
-      ->take_all();
+      ->allow_extra_args(false);
 }
 
 absl::StatusOr<std::vector<LabelledTopology>> LoadTopologies(const std::vector<std::string>& files,

@@ -3,13 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <numeric>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
+#include "runtime/metrics/comparison.h"
 #include "tools/fabricast/table.h"
 
 namespace fabricast {
@@ -19,6 +20,7 @@ using Value = std::function<double(const Result&)>;
 using Formatter = std::string (*)(double);
 
 constexpr double kShownUtilisation = 1e-4;
+constexpr int kShownHops = 4;
 
 std::string FormatRate(double per_second) { return absl::StrFormat("%.2f", per_second); }
 std::string FormatCount(double count) { return absl::StrFormat("%.0f", count); }
@@ -65,8 +67,7 @@ void LatencyRows(Columns& columns, absl::string_view name,
 }
 
 std::string StageLabel(const Result& result, int stage) {
-  const StagePlan& plan = result.plan().stages(stage);
-  return absl::StrFormat("stage %d %s", stage, absl::StrJoin(plan.gpus(), "+"));
+  return absl::StrCat("stage ", stage, " ", GpusText(result.plan().stages(stage)));
 }
 
 void StageRows(absl::Span<const Result> results, Columns& columns, Table& table) {
@@ -93,8 +94,20 @@ void HopRows(absl::Span<const Result> results, Columns& columns, Table& table) {
   int hops = results[0].hops_size();
   for (const Result& result : results) hops = std::min(hops, result.hops_size());
   if (hops == 0) return;
-  table.Section("Hops between stages");
-  for (int h = 0; h < hops; ++h) {
+  std::vector<int> shown(hops);
+  std::iota(shown.begin(), shown.end(), 0);
+  if (hops > kShownHops) {
+    std::stable_sort(shown.begin(), shown.end(), [&](int a, int b) {
+      return results[0].hops(a).exposed_s() > results[0].hops(b).exposed_s();
+    });
+    shown.resize(kShownHops);
+    table.Section(
+        absl::StrFormat("Hops between stages: the %d most exposed of %d (--format=json has all)",
+                        kShownHops, hops));
+  } else {
+    table.Section("Hops between stages");
+  }
+  for (int h : shown) {
     const HopResult& first = results[0].hops(h);
     const std::string name = absl::StrFormat("%d to %d%s ", first.from_stage(), first.to_stage(),
                                              first.to_stage() == 0 ? " (tokens back)" : "");
