@@ -187,7 +187,7 @@ TEST(SimulateTest, TheTraceHasATrackAStageAndALink) {
     if (event["ph"] == "M" && event["name"] == "thread_name") {
       tracks.insert(event["args"]["name"].get<std::string>());
     }
-    if (event["ph"] != "X") continue;
+    if (event["ph"] != "X" || !event["args"].contains("micro_batch")) continue;
     ++slices;
     busy_us += event["dur"].get<double>();
   }

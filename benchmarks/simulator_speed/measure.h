@@ -24,6 +24,7 @@ struct Measurement {
   int64_t finished = 0;
   int64_t micro_batches = 0;  // of the first stage
   int64_t entries = 0;        // of all micro-batches
+  double arrivals_s = 0;      // when the last request arrives; 0 in a closed loop
   double simulated_s = 0;
   uint64_t fingerprint = 0;  // of all that it computed; equal results have equal ones
 };

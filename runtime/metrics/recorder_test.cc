@@ -323,6 +323,27 @@ TEST(ReturnHopTest, OnlyADecodeOfATokenThatCameBackHasWaitedForIt) {
   EXPECT_EQ(prefills.Finish().hops(1).exposed_s(), 0);
 }
 
+TEST(ReturnHopTest, ADecodeOfATokenThatCameEarlierHasNotWaitedForThisOne) {
+  Recorder r(2, false);
+  PlayUntilReturn(r);
+  // Request 2 goes through as request 1 did, 4 s later; its token comes back from 7 to 8.
+  const MicroBatch mb1 = Prefill(1, 2, 0, 6);
+  r.RequestArrived(2, 6, 4);
+  Admitted(r, 2, 4);
+  r.StageStarted(0, mb1, 4);
+  r.StageComputed(0, mb1, 5);
+  r.SendStarted(0, 1, mb1, 600, 5);
+  r.SendDelivered(0, 1, mb1, 6);
+  r.StageStarted(1, mb1, 6);
+  r.StageComputed(1, mb1, 7);
+  r.SendStarted(1, 0, mb1, 4, 7);
+  r.SendDelivered(1, 0, mb1, 8);
+  r.MicroBatchCompleted(mb1, 8);
+  // What runs then is a decode of request 1, whose token has been there since 4.
+  r.StageStarted(0, Decode(2, 1, 6), 8);
+  EXPECT_EQ(r.Finish().hops(1).exposed_s(), 0);
+}
+
 TEST(ReturnHopTest, WhatTheFirstStageComputedMeanwhileWasNotExposed) {
   // Another prompt from 1 to 3.75: of the second on the wire only the last quarter was idle.
   Recorder r(2, false);

@@ -1,7 +1,10 @@
 #include "runtime/metrics/timeline.h"
 
+#include <algorithm>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -49,8 +52,24 @@ absl::Status WriteTrace(const Timeline& timeline, const TrackNames& names,
     write(Name("thread_name", kStages, static_cast<int>(i), names.stages[i]));
   }
   write(Name("process_name", kLinks, 0, "links"));
-  for (size_t i = 0; i < names.links.size(); ++i) {
-    write(Name("thread_name", kLinks, static_cast<int>(i), names.links[i]));
+  // A track for each link and hop over it, links in order: transfers of one hop follow each other,
+  // those of two may overlap, and slices of one track must not.
+  std::map<std::pair<size_t, int>, int> lane;  // hop, link -> track
+  for (int link = 0; link < static_cast<int>(names.links.size()); ++link) {
+    const auto over = [&](const TrackNames::Hop& hop) {
+      return std::find(hop.links.begin(), hop.links.end(), link) != hop.links.end();
+    };
+    const bool shared = std::count_if(names.hops.begin(), names.hops.end(), over) > 1;
+    for (size_t h = 0; h < names.hops.size(); ++h) {
+      const TrackNames::Hop& hop = names.hops[h];
+      if (!over(hop)) continue;
+      const int track = static_cast<int>(lane.size());
+      lane[{h, link}] = track;
+      write(Name("thread_name", kLinks, track,
+                 shared ? absl::StrCat(names.links[link], " (stage ", hop.from_stage, " to ",
+                                       hop.to_stage, ")")
+                        : names.links[link]));
+    }
   }
   for (const StageSlice& slice : timeline.stages) {
     write({{"ph", "X"},
@@ -64,27 +83,19 @@ absl::Status WriteTrace(const Timeline& timeline, const TrackNames& names,
              {"decodes", slice.decodes},
              {"prefill_tokens", slice.prefill_tokens}}}});
   }
-  int64_t id = 0;
   for (const TransferSlice& slice : timeline.transfers) {
-    for (const TrackNames::Hop& hop : names.hops) {
+    for (size_t h = 0; h < names.hops.size(); ++h) {
+      const TrackNames::Hop& hop = names.hops[h];
       if (hop.from_stage != slice.from_stage || hop.to_stage != slice.to_stage) continue;
-      const std::string name = absl::StrCat("mb ", slice.micro_batch, ": stage ", slice.from_stage,
-                                            " to ", slice.to_stage);
       for (int link : hop.links) {
-        // Transfers share links and may overlap: asynchronous slices, each with an id of its own.
-        Json begin = {{"ph", "b"},
-                      {"cat", names.links[link]},
-                      {"name", name},
-                      {"id", ++id},
-                      {"pid", kLinks},
-                      {"tid", link},
-                      {"ts", Microseconds(slice.start_s)},
-                      {"args", {{"bytes", slice.bytes}}}};
-        Json end = begin;
-        end["ph"] = "e";
-        end["ts"] = Microseconds(slice.end_s);
-        write(begin);
-        write(end);
+        write({{"ph", "X"},
+               {"name", absl::StrCat("mb ", slice.micro_batch, ": stage ", slice.from_stage, " to ",
+                                     slice.to_stage)},
+               {"pid", kLinks},
+               {"tid", lane.at({h, link})},
+               {"ts", Microseconds(slice.start_s)},
+               {"dur", Microseconds(slice.end_s - slice.start_s)},
+               {"args", {{"bytes", slice.bytes}}}});
       }
     }
   }

@@ -43,8 +43,8 @@ struct Timeline {
   std::vector<LoadSample> load;
 };
 
-// Names of the tracks. `hops` says which links a transfer crosses: one track a stage, then one a
-// link.
+// Names of the tracks: one a stage, then one a link, or one for each hop where several hops share a
+// link. `hops` says which links a transfer crosses. Transfers of one hop do not overlap.
 struct TrackNames {
   struct Hop {
     int from_stage;

@@ -98,35 +98,38 @@ TEST(WriteTraceTest, ATransferIsOnTheTrackOfEveryLinkOfItsHop) {
   Timeline timeline;
   timeline.transfers = {
       {.from_stage = 0, .to_stage = 1, .micro_batch = 7, .start_s = 1, .end_s = 3, .bytes = 4096},
-      // Overlaps the first on the same links, and one goes back.
-      {.from_stage = 0, .to_stage = 1, .micro_batch = 8, .start_s = 2, .end_s = 4, .bytes = 4096},
       {.from_stage = 1, .to_stage = 0, .micro_batch = 7, .start_s = 5, .end_s = 6, .bytes = 4}};
-  const std::vector<Json> events = WriteAndRead(timeline, TwoStages());
-  const std::vector<Json> begins = WithPhase(events, "b");
-  ASSERT_THAT(begins, SizeIs(2 + 2 + 1));
-  EXPECT_THAT(WithPhase(events, "e"), SizeIs(2 + 2 + 1));
-  EXPECT_EQ(begins[0].at("name"), "mb 7: stage 0 to 1");
-  EXPECT_EQ(begins[0].at("tid"), 0);
-  EXPECT_EQ(begins[0].at("ts"), 1e6);
-  EXPECT_EQ(begins[0].at("args").at("bytes"), 4096);
-  EXPECT_EQ(begins[1].at("tid"), 1);
-  EXPECT_EQ(begins[4].at("name"), "mb 7: stage 1 to 0");
-  EXPECT_EQ(begins[4].at("tid"), 2);
+  const std::vector<Json> slices = WithPhase(WriteAndRead(timeline, TwoStages()), "X");
+  ASSERT_THAT(slices, SizeIs(2 + 1));
+  EXPECT_EQ(slices[0].at("name"), "mb 7: stage 0 to 1");
+  EXPECT_EQ(slices[0].at("tid"), 0);
+  EXPECT_EQ(slices[0].at("ts"), 1e6);
+  EXPECT_EQ(slices[0].at("dur"), 2e6);
+  EXPECT_EQ(slices[0].at("args").at("bytes"), 4096);
+  EXPECT_EQ(slices[1].at("tid"), 1);
+  EXPECT_EQ(slices[2].at("name"), "mb 7: stage 1 to 0");
+  EXPECT_EQ(slices[2].at("tid"), 2);
+  EXPECT_EQ(slices[2].at("dur"), 1e6);
+}
 
-  // Each begin has one end: the same id, track and name, at the end of the transfer.
-  std::map<int64_t, Json> ends;
-  for (const Json& end : WithPhase(events, "e")) {
-    EXPECT_TRUE(ends.emplace(end.at("id"), end).second);
+TEST(WriteTraceTest, HopsThatShareALinkHaveATrackEach) {
+  TrackNames names;
+  names.links = {"uplink"};
+  names.hops = {{.from_stage = 0, .to_stage = 1, .links = {0}},
+                {.from_stage = 1, .to_stage = 2, .links = {0}}};
+  Timeline timeline;
+  timeline.transfers = {
+      {.from_stage = 0, .to_stage = 1, .micro_batch = 1, .start_s = 1, .end_s = 3, .bytes = 1},
+      {.from_stage = 1, .to_stage = 2, .micro_batch = 0, .start_s = 2, .end_s = 4, .bytes = 1}};
+  const std::vector<Json> events = WriteAndRead(timeline, names);
+  std::vector<std::string> tracks;
+  for (const Json& event : events) {
+    if (event.at("name") == "thread_name") tracks.push_back(event.at("args").at("name"));
   }
-  std::vector<double> seconds;
-  for (const Json& begin : begins) {
-    const Json& end = ends.at(begin.at("id"));
-    EXPECT_EQ(end.at("name"), begin.at("name"));
-    EXPECT_EQ(end.at("tid"), begin.at("tid"));
-    EXPECT_EQ(end.at("cat"), begin.at("cat"));
-    seconds.push_back((end.at("ts").get<double>() - begin.at("ts").get<double>()) * 1e-6);
-  }
-  EXPECT_THAT(seconds, ElementsAre(2, 2, 2, 2, 1));
+  EXPECT_THAT(tracks, ElementsAre("uplink (stage 0 to 1)", "uplink (stage 1 to 2)"));
+  const std::vector<Json> slices = WithPhase(events, "X");
+  ASSERT_THAT(slices, SizeIs(2));
+  EXPECT_NE(slices[0].at("tid"), slices[1].at("tid"));
 }
 
 TEST(WriteTraceTest, LoadIsTwoCounters) {

@@ -277,8 +277,9 @@ TEST(FitTest, ItTakesAsManyGpusAsItSays) {
   const Model model = ModelOf("llama-3.1-70b-instruct");
   int checked = 0;
   for (int tensor_parallel : {1, 2}) {
-    for (const char* memory_gb : {"16", "24", "28", "32", "40", "48", "64", "96"}) {
-      const Topology topology = Cluster("rtx_pro_6000_x8", {{"*.*.memory_gb", memory_gb}});
+    for (int memory_gb = 12; memory_gb < 96; ++memory_gb) {
+      const Topology topology =
+          Cluster("rtx_pro_6000_x8", {{"*.*.memory_gb", absl::StrCat(memory_gb)}});
       std::vector<int> said;
       for (int stages = 1; stages * tensor_parallel <= 8; ++stages) {
         PlanOptions options;
@@ -302,7 +303,7 @@ TEST(FitTest, ItTakesAsManyGpusAsItSays) {
       }
     }
   }
-  EXPECT_GE(checked, 10);
+  EXPECT_GE(checked, 100);
 }
 
 TEST(SplitTest, GivenLayersMustAddUpAndBeOneNumberAStage) {
