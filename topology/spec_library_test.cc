@@ -216,6 +216,11 @@ TEST(SpecLibraryTest, EveryMistakeNamesFileSpecFieldAndMend) {
        "bytes: 2",
        "bytes: 1",
        {"NCCL calibration nccl: sends[0]: points[1]: bytes is 1 after 1; sort"}},
+      {"no rate fraction",
+       kNccl,
+       "host_staging_gb_s: 6",
+       "host_staging_gb_s: 6 collectives { path: PATH_KIND_NVLINK }",
+       {"collectives[0]: rate_fraction is 0"}},
       {"no staging rate", kNccl, "host_staging_gb_s: 6", "", {"host_staging_gb_s is 0"}},
   };
   for (const Case& c : cases) {

@@ -186,6 +186,11 @@ absl::Status CheckSpec(absl::string_view file, const NcclCalibration& spec) {
   for (int i = 0; i < spec.collectives_size(); ++i) {
     const std::string name = absl::StrCat(object, ": collectives[", i, "]: step");
     if (status.ok()) status = CheckCurve(file, name, spec.collectives(i).step());
+    if (status.ok() && !(spec.collectives(i).rate_fraction() > 0)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(file, ": ", object, ": collectives[", i, "]: rate_fraction is ",
+                       spec.collectives(i).rate_fraction(), "; it must be more than 0"));
+    }
   }
   if (status.ok() && !(spec.host_staging_gb_s() > 0)) {
     return absl::InvalidArgumentError(absl::StrCat(file, ": ", object, ": host_staging_gb_s is ",

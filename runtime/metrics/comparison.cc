@@ -176,7 +176,7 @@ Comparison Compare(absl::Span<const Result> results) {
       metric.set_metric(path);
       metric.set_baseline(*before);
       metric.set_value(*after);
-      metric.set_change(RelativeChange(*before, *after));
+      if (*before != 0 || *after == 0) metric.set_change(RelativeChange(*before, *after));
     }
     for (std::string& cause : Causes(baseline, results[i])) change.add_causes(std::move(cause));
   }

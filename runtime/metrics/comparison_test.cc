@@ -185,6 +185,17 @@ TEST(CompareTest, EveryResultIsComparedWithTheFirst) {
   EXPECT_GE(comparison.changes(0).causes_size(), 2);
 }
 
+TEST(CompareTest, AChangeFromZeroHasNoShare) {
+  Result none = SomeRun();
+  none.set_requests_per_s(0);
+  Result some = SomeRun();
+  some.set_requests_per_s(2);
+  const std::vector<Result> results = {none, some};
+  const MetricChange change = ChangesOf(Compare(results), 0).at("requests_per_s");
+  EXPECT_EQ(change.value(), 2);
+  EXPECT_FALSE(change.has_change());
+}
+
 TEST(CompareTest, StagesThatOneOfThemHasNotAreLeftOut) {
   Result shorter = SomeRun();
   shorter.mutable_stages()->RemoveLast();

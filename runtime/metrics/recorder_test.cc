@@ -368,6 +368,27 @@ TEST(ReturnHopTest, WhatTheFirstStageComputedMeanwhileWasNotExposed) {
   EXPECT_EQ(r.Finish().hops(1).exposed_s(), 0.25);
 }
 
+TEST(ExposedTest, EndsWhenTheBytesAreThere) {
+  // Stage 1 idles on from 2 to 2.5, stage 0 from 4 to 4.5: not for the wire.
+  Recorder r(2, false);
+  const MicroBatch mb0 = Prefill(0, 1, 0, 6);
+  r.RequestArrived(1, 6, 0);
+  Admitted(r, 1, 0);
+  r.StageStarted(0, mb0, 0);
+  r.StageComputed(0, mb0, 1);
+  r.SendStarted(0, 1, mb0, 600, 1);
+  r.SendDelivered(0, 1, mb0, 2);
+  r.StageStarted(1, mb0, 2.5);
+  r.StageComputed(1, mb0, 3);
+  r.SendStarted(1, 0, mb0, 4, 3);
+  r.SendDelivered(1, 0, mb0, 4);
+  r.MicroBatchCompleted(mb0, 4);
+  r.StageStarted(0, Decode(1, 1, 6), 4.5);
+  const Result result = r.Finish();
+  EXPECT_EQ(result.hops(0).exposed_s(), 1);
+  EXPECT_EQ(result.hops(1).exposed_s(), 1);
+}
+
 TEST(OneStageTest, HasNoHopsAndNoExposedTime) {
   Recorder r(1, false);
   r.RequestArrived(1, 6, 0);
