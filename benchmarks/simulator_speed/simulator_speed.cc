@@ -186,9 +186,8 @@ absl::Status PrintHour(const Flags& flags, const ScenarioSpec& spec, bool made_u
   std::cout << absl::StrFormat(
       "\n## %s\n\n"
       "%s on %s%s. %d requests, all of which finish; %d micro-batches, %d events. The pipeline "
-      "takes %.0f s for what arrives in %.0f s. Median "
-      "(range) "
-      "of %d runs with equal results. CPU seconds include reading and planning.\n\n",
+      "takes %.0f s for what arrives in %.0f s. Median (range) "
+      "of %d runs with equal results; CPU seconds include reading and planning.\n\n",
       made_up ? "A made-up hour" : "An hour of conversations", kModel, kTopology,
       made_up ? absl::StrCat(", ", spec.workload) : "", one.requests, one.micro_batches, one.events,
       one.simulated_s, trace_s, flags.repeats);
@@ -240,9 +239,9 @@ absl::Status PrintGrowth(const std::string& what, const std::vector<double>& siz
   // The smallest sizes last a millisecond or so, which is start-up.
   const size_t first = sizes.size() > 4 ? 2 : 0;
   std::cout << absl::StrFormat(
-      "\nFrom %.0f %s on, y ~ %s^e with e = %.2f for events, %.2f for CPU, %.2f for CPU an event, "
-      "%.2f for memory.\n",
-      sizes[first], what, what, GrowthExponent(from(sizes, first), from(events, first)),
+      "\nMedians of %d runs. From %.0f %s on, y ~ %s^e with e = %.2f for events, %.2f for CPU, "
+      "%.2f for CPU an event, %.2f for memory.\n",
+      repeats, sizes[first], what, what, GrowthExponent(from(sizes, first), from(events, first)),
       GrowthExponent(from(sizes, first), from(cpu, first)),
       GrowthExponent(from(sizes, first), from(cpu, first)) -
           GrowthExponent(from(sizes, first), from(events, first)),
@@ -270,7 +269,7 @@ absl::Status PrintGrowthByStages(const Flags& flags) {
     sizes.push_back(stages);
     specs.push_back(spec);
   }
-  return PrintGrowth("stages", sizes, specs, std::min(flags.repeats, 3));
+  return PrintGrowth("stages", sizes, specs, flags.repeats);
 }
 
 absl::Status PrintGrowthByRequests(const Flags& flags) {
@@ -286,7 +285,7 @@ absl::Status PrintGrowthByRequests(const Flags& flags) {
     sizes.push_back(requests);
     specs.push_back(spec);
   }
-  return PrintGrowth("requests", sizes, specs, std::min(flags.repeats, 3));
+  return PrintGrowth("requests", sizes, specs, flags.repeats);
 }
 
 absl::Status PrintShares(const Flags& flags, const ScenarioSpec& spec, const std::string& keep,

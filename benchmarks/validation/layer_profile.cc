@@ -51,9 +51,8 @@ absl::StatusOr<CsvTable> CsvTable::Parse(absl::string_view text) {
       continue;
     }
     if (fields.size() != table.header_.size()) {
-      return absl::InvalidArgumentError(absl::StrCat("line ", number, ": ", fields.size(),
-                                                     " fields, the header has ",
-                                                     table.header_.size()));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "line ", number, ": ", fields.size(), " fields, the header has ", table.header_.size()));
     }
     table.rows_.push_back(std::move(fields));
   }
@@ -155,8 +154,7 @@ double LayerProfile::OtherSeconds(int layers, int64_t tokens, int64_t sequences)
     if (above == curve->second.end()) return -1e9;
     if (above == curve->second.begin()) return above->second;
     const auto below = std::prev(above);
-    const double share =
-        (static_cast<double>(size) - below->first) / (above->first - below->first);
+    const double share = (static_cast<double>(size) - below->first) / (above->first - below->first);
     return below->second + share * (above->second - below->second);
   };
   double layer_s = 2 * at("layernorm", tokens);  // before attention, before the feed-forward part

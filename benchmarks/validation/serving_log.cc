@@ -73,8 +73,8 @@ void AlignClocks(std::vector<ServedRequest>& requests) {
   }
   for (ServedRequest& request : requests) {
     request.arrival_s -= start;
-    for (double* time : {&request.queued_s, &request.scheduled_s, &request.first_token_s,
-                         &request.last_token_s}) {
+    for (double* time :
+         {&request.queued_s, &request.scheduled_s, &request.first_token_s, &request.last_token_s}) {
       *time -= offset + start;
     }
   }
@@ -223,9 +223,9 @@ std::vector<DecodeWindow> DecodeWindows(const ServingLog& log) {
             prompt_between(a->last_token_s, b->last_token_s)) {
           continue;
         }
-        DecodeWindow window{.steps = steps,
-                            .step_s = (b->last_token_s - a->last_token_s) /
-                                      static_cast<double>(steps)};
+        DecodeWindow window{
+            .steps = steps,
+            .step_s = (b->last_token_s - a->last_token_s) / static_cast<double>(steps)};
         for (int i = 1; i <= kSamplesOfWindow; ++i) {
           const double share = i / (kSamplesOfWindow + 1.0);
           const Running running = RunningAt(
@@ -265,8 +265,8 @@ std::vector<PromptStep> PromptSteps(const ServingLog& log) {
     // All taken in together: else the prompt of one began in an earlier step.
     if (scheduled_last - scheduled_first > 10 * kSameStepS) continue;
     // Part of a longer prompt may share the step.
-    const bool shared = std::any_of(
-        log.requests.begin(), log.requests.end(), [&](const ServedRequest& other) {
+    const bool shared =
+        std::any_of(log.requests.begin(), log.requests.end(), [&](const ServedRequest& other) {
           return other.scheduled_s < scheduled_last + 10 * kSameStepS &&
                  other.first_token_s > end + kSameStepS;
         });

@@ -64,9 +64,9 @@ std::vector<DecodeWindow> DecodeWindows(const ServingLog& log);
 
 // Steps that take in whole prompts beside decodes.
 //
-// vLLM schedules a step while the one before it runs, so between a request's `scheduled_ts` and its
-// first token lie the rest of the pipeline, one step, and then its own. Another request's first or
-// last token in between marks the boundary.
+// vLLM puts a step together when the one before it starts, so between a request's `scheduled_ts`
+// and its first token lie that one and its own. Another request's first or last token in between
+// marks the boundary.
 struct PromptStep {
   std::vector<int64_t> prompts;  // tokens of each
   int64_t decodes = 0;
