@@ -141,7 +141,65 @@ std::string TtftCause(const Result& baseline, const Result& result) {
       cause, ".");
 }
 
+// Changes below this share are not worth a fabric.
+constexpr double kMatters = 0.01;
+
+struct ChangeRange {
+  double change = 0;
+  double low = 0;
+  double high = 0;
+};
+
+// The change of a metric in result `result` and its bounds; without intervals, these are the change
+// itself.
+ChangeRange RangeOf(const Comparison& comparison, int result, absl::string_view metric) {
+  const double before = MetricAt(comparison.results(0), metric).value_or(0);
+  const double after = MetricAt(comparison.results(result), metric).value_or(0);
+  ChangeRange range;
+  range.change = range.low = range.high = RelativeChange(before, after);
+  for (const Interval& interval : comparison.intervals()) {
+    if (interval.label() != comparison.results(result).label() ||
+        metric != absl::string_view(interval.metric())) {
+      continue;
+    }
+    range.low = interval.change_low();
+    range.high = interval.change_high();
+  }
+  return range;
+}
+
+std::string RangeText(const ChangeRange& range, bool with_bounds) {
+  const int digits = std::max(std::fabs(range.low), std::fabs(range.high)) < 1e-3 ? 4 : 2;
+  std::string text = absl::StrFormat("%+.*f %%", digits, 100 * range.change);
+  if (with_bounds) {
+    absl::StrAppendFormat(&text, " (%+.*f to %+.*f)", digits, 100 * range.low, digits,
+                          100 * range.high);
+  }
+  return text;
+}
+
 }  // namespace
+
+std::string Answer(const Comparison& comparison, int index) {
+  const int result = index + 1;
+  const bool bounds = !comparison.intervals().empty();
+  const ChangeRange tpot = RangeOf(comparison, result, "tpot.mean");
+  const ChangeRange ttft = RangeOf(comparison, result, "ttft.mean");
+  double least = 0;
+  double most = 0;
+  for (const ChangeRange& range : {tpot, ttft}) {
+    const bool crosses_zero = range.low < 0 && range.high > 0;
+    const double small = crosses_zero ? 0 : std::min(std::fabs(range.low), std::fabs(range.high));
+    least = std::max(least, small);
+    most = std::max({most, std::fabs(range.low), std::fabs(range.high)});
+  }
+  return absl::StrFormat("%s instead of %s changes mean TPOT by %s and mean TTFT by %s: %s.",
+                         comparison.results(result).label(), comparison.results(0).label(),
+                         RangeText(tpot, bounds), RangeText(ttft, bounds),
+                         most < kMatters     ? "less than 1 % either way"
+                         : least >= kMatters ? "more than 1 %"
+                                             : "more than 1 % or less, within what is known");
+}
 
 std::string GpusText(const StagePlan& stage) {
   if (stage.gpus_size() <= 2) return absl::StrJoin(stage.gpus(), "+");

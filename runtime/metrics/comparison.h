@@ -20,6 +20,10 @@ Comparison Compare(absl::Span<const Result> results);
 //   93 % of its decode time; stages wait for activations on the wire 0.1 % of the time."
 std::vector<std::string> Causes(const Result& baseline, const Result& result);
 
+// One sentence for change `index`: what it does to mean TPOT and TTFT, in which bounds if the
+// comparison has intervals, and whether that is more than 1 %.
+std::string Answer(const Comparison& comparison, int index);
+
 // "node_a.gpu0", "node_a.gpu0+node_a.gpu1", "node_a.gpu0 and 7 more": a stage's GPUs for a reader.
 std::string GpusText(const StagePlan& stage);
 

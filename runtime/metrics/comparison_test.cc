@@ -185,6 +185,34 @@ TEST(CompareTest, EveryResultIsComparedWithTheFirst) {
   EXPECT_GE(comparison.changes(0).causes_size(), 2);
 }
 
+Comparison WithTpot(double after) {
+  Result other = SomeRun();
+  other.set_label("faster");
+  other.mutable_tpot()->set_mean(after);
+  const std::vector<Result> results = {SomeRun(), other};
+  return Compare(results);
+}
+
+TEST(AnswerTest, SaysWhetherTheChangeIsMoreThanOnePercent) {
+  // From 160 ms.
+  const std::string small = Answer(WithTpot(0.1592), 0);
+  EXPECT_THAT(small, HasSubstr("faster instead of trinity_200g changes mean TPOT by -0.50 %"));
+  EXPECT_THAT(small, HasSubstr("less than 1 % either way"));
+  EXPECT_THAT(Answer(WithTpot(0.08), 0), HasSubstr("-50.00 % and"));
+  EXPECT_THAT(Answer(WithTpot(0.08), 0), HasSubstr(": more than 1 %."));
+}
+
+TEST(AnswerTest, BoundsOnBothSidesOfOnePercentLeaveItOpen) {
+  Comparison comparison = WithTpot(0.1592);
+  Interval& interval = *comparison.add_intervals();
+  interval.set_label("faster");
+  interval.set_metric("tpot.mean");
+  interval.set_change_low(-0.03);
+  interval.set_change_high(-0.002);
+  EXPECT_THAT(Answer(comparison, 0), HasSubstr("-0.50 % (-3.00 to -0.20)"));
+  EXPECT_THAT(Answer(comparison, 0), HasSubstr("more than 1 % or less, within what is known"));
+}
+
 TEST(CompareTest, AChangeFromZeroHasNoShare) {
   Result none = SomeRun();
   none.set_requests_per_s(0);

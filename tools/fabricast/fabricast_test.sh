@@ -43,6 +43,10 @@ expect 0 "rate_gbps=200 .*rate_gbps=800" compare trinity_400g --set "node_*.nic0
   --model "${model}" --workload "${short}" --no-break-even --no-intervals
 expect 0 "p2p_net_chunk_bytes=524288" compare --model "${model}" --workload "${short}" --no-break-even --no-intervals \
   --set "communication.p2p_net_chunk_bytes=131072,524288" --fail-if "ttft.p99 > 600s" trinity_400g
+expect 0 "Answer: trinity_400g instead of trinity_200g .* less than 1 % either way" compare trinity_200g trinity_400g \
+  --model "${model}" --workload "${short}" --no-break-even
+expect 0 "trinity_200g \(2\)" compare trinity_200g trinity_200g --model "${model}" --workload "${short}" \
+  --no-break-even --no-intervals
 expect 0 "tokens back" simulate trinity_200g --model "${model}" --workload "${short}"
 expect 0 "layers 42/42/42" plan trinity_200g --model "${model}"
 expect 0 "layers 43/42/41" plan trinity_200g --model "${model}" --split 43,42,41

@@ -2,6 +2,7 @@
 
 #include <google/protobuf/util/json_util.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <map>
@@ -56,6 +57,14 @@ absl::StatusOr<std::vector<LabelledTopology>> LoadTopologies(const std::vector<s
         const size_t field = overrides[i].path.rfind('.');
         absl::StrAppend(&labelled.label, " ", overrides[i].path.substr(field + 1), "=",
                         overrides[i].value);
+      }
+      // Reports and intervals tell topologies by their labels.
+      const std::string label = labelled.label;
+      int times = 1;
+      while (std::any_of(topologies.begin(), topologies.end(), [&](const LabelledTopology& other) {
+        return other.label == labelled.label;
+      })) {
+        labelled.label = absl::StrCat(label, " (", ++times, ")");
       }
       topologies.push_back(std::move(labelled));
     }

@@ -198,6 +198,29 @@ void PrintIntervals(const Comparison& comparison, std::ostream& out) {
   }
 }
 
+void PrintBreakEven(const Comparison& comparison, std::ostream& out) {
+  if (comparison.break_even().empty()) return;
+  out << "\nBreak-even on " << comparison.results(0).label()
+      << " (against an unlimited network, everything else as it is)\n";
+  for (const BreakEvenPoint& point : comparison.break_even()) {
+    const std::string what =
+        absl::StrFormat("%.0f %% of %s", 100 * point.loss(), MetricLabel(point.metric()));
+    switch (point.bound()) {
+      case BreakEvenPoint::BELOW_RANGE:
+        out << "  The fabric never costs more than " << what << ", down to "
+            << FormatGbps(point.network_gbps()) << " Gbps.\n";
+        break;
+      case BreakEvenPoint::ABOVE_RANGE:
+        out << "  The fabric costs more than " << what << " even at "
+            << FormatGbps(point.network_gbps()) << " Gbps.\n";
+        break;
+      default:
+        out << "  The fabric costs more than " << what << " below "
+            << FormatGbps(point.network_gbps()) << " Gbps.\n";
+    }
+  }
+}
+
 }  // namespace
 
 void PrintResults(absl::Span<const Result> results, std::ostream& out) {
@@ -266,25 +289,10 @@ void PrintConclusions(const Comparison& comparison, std::ostream& out) {
     for (const std::string& cause : change.causes()) out << "  " << cause << "\n";
   }
   PrintIntervals(comparison, out);
-  if (comparison.break_even().empty()) return;
-  out << "\nBreak-even on " << comparison.results(0).label()
-      << " (against an unlimited network, everything else as it is)\n";
-  for (const BreakEvenPoint& point : comparison.break_even()) {
-    const std::string what =
-        absl::StrFormat("%.0f %% of %s", 100 * point.loss(), MetricLabel(point.metric()));
-    switch (point.bound()) {
-      case BreakEvenPoint::BELOW_RANGE:
-        out << "  The fabric never costs more than " << what << ", down to "
-            << FormatGbps(point.network_gbps()) << " Gbps.\n";
-        break;
-      case BreakEvenPoint::ABOVE_RANGE:
-        out << "  The fabric costs more than " << what << " even at "
-            << FormatGbps(point.network_gbps()) << " Gbps.\n";
-        break;
-      default:
-        out << "  The fabric costs more than " << what << " below "
-            << FormatGbps(point.network_gbps()) << " Gbps.\n";
-    }
+  PrintBreakEven(comparison, out);
+  out << "\n";
+  for (int i = 0; i < comparison.changes_size(); ++i) {
+    out << "Answer: " << Answer(comparison, i) << "\n";
   }
 }
 
