@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/message.h"
 #include "topology/nearest_name.h"
@@ -50,6 +51,7 @@ std::vector<Object> Objects(Cluster* cluster) {
     objects.push_back({name, true, &link});
   }
   objects.push_back({"communication", false, cluster->mutable_communication()});
+  objects.push_back({"cluster", false, cluster});
   return objects;
 }
 
@@ -65,9 +67,23 @@ bool Matches(const std::string& pattern, const Object& object) {
   return fnmatch(as_path(pattern).c_str(), as_path(object.name).c_str(), FNM_PATHNAME) == 0;
 }
 
+bool IsListOfTexts(const FieldDescriptor& field) {
+  return field.is_repeated() && field.cpp_type() == FieldDescriptor::CPPTYPE_STRING;
+}
+
 bool IsSettable(const FieldDescriptor& field) {
-  return !field.is_repeated() && field.cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE &&
-         field.name() != "name";
+  return (!field.is_repeated() || IsListOfTexts(field)) &&
+         field.cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE && field.name() != "name";
+}
+
+// A list of texts is written with spaces between them.
+absl::Status SetField(absl::string_view value, const FieldDescriptor& field, Message* message) {
+  if (!IsListOfTexts(field)) return SetFieldFromText(value, field, message);
+  message->GetReflection()->ClearField(message, &field);
+  for (absl::string_view text : absl::StrSplit(value, ' ', absl::SkipEmpty())) {
+    message->GetReflection()->AddString(message, &field, std::string(text));
+  }
+  return absl::OkStatus();
 }
 
 // The message in which `field` of `object` is set: the object itself or its `override`; nullptr if
@@ -117,7 +133,7 @@ absl::Status Apply(absl::string_view file, const Override& change, std::vector<O
     if (owner == nullptr) continue;
     ++changed;
     const absl::Status status =
-        SetFieldFromText(change.value, *owner->GetDescriptor()->FindFieldByName(field), owner);
+        SetField(change.value, *owner->GetDescriptor()->FindFieldByName(field), owner);
     if (!status.ok()) {
       return absl::InvalidArgumentError(
           absl::StrCat(where, object.name, ": ", std::string(status.message())));

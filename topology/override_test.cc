@@ -51,6 +51,18 @@ TEST(ParseOverrideTest, SplitsAtTheFirstEquals) {
   EXPECT_EQ(ParseOverride("a.spec=x=y")->value, "x=y");
 }
 
+TEST(ApplyOverridesTest, ReordersThePipeline) {
+  Cluster cluster = MakeCluster();
+  cluster.add_ranks("b.gpu0");
+  const absl::Status status =
+      ApplyOverrides("c.txtpb", {{.path = "cluster.ranks", .value = "b.gpu0  a.gpu0"}}, &cluster);
+  ASSERT_TRUE(status.ok()) << status;
+  ASSERT_EQ(cluster.ranks_size(), 2);
+  EXPECT_EQ(cluster.ranks(0), "b.gpu0");
+  EXPECT_EQ(cluster.ranks(1), "a.gpu0");
+  EXPECT_THAT(Refused("cluster.hosts", "a"), HasSubstr("has no field \"hosts\""));
+}
+
 TEST(ParseOverrideTest, SaysWhatIsMissing) {
   EXPECT_THAT(std::string(ParseOverride("a.nic0.rate_gbps").status().message()),
               HasSubstr("has no '='; write object.field=value"));
