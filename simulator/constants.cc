@@ -19,7 +19,7 @@ std::string ConstantsInUse::Describe() const {
                           provenance.time_high_factor());
   }
   if (!scaled_from.empty()) {
-    absl::StrAppend(&text, "; scaled from ", scaled_from, " by published peaks");
+    absl::StrAppend(&text, "; scaled from ", scaled_from, " by published peaks, unmeasured");
   }
   return text;
 }

@@ -22,8 +22,8 @@ namespace fabricast {
 // Model of the driver
 // - The head sits on the first stage: a launched micro-batch is there at once.
 // - A hop carries one message at a time, in order, as one NCCL channel of ncclSend calls does:
-// latency by size, then the
-//   bytes as a flow. It overlaps with the computation of later micro-batches.
+//   latency by size, then the bytes as a flow. It overlaps with the computation of later
+//   micro-batches.
 // - Activations are tokens x hidden x 2 B. The last stage returns 4 B a sampled token to the head.
 class PipelineSimulation {
  public:

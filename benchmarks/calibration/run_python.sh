@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs a Python program with the first interpreter that has numpy and scipy; without one, says so and succeeds.
+# Runs a Python program with the first interpreter that has numpy and scipy.
 
 set -euo pipefail
 
@@ -8,4 +8,5 @@ for python in python3 /usr/bin/python3; do
     exec "${python}" -B "$@"
   fi
 done
-echo "skipped: no numpy and scipy (Debian: apt-get install python3-numpy python3-scipy)" >&2
+echo "no Python with numpy and scipy; on Debian: apt-get install python3-numpy python3-scipy" >&2
+exit 1

@@ -77,6 +77,34 @@ StageMemory MemoryOf(const Topology& topology, const Model& model, const PlanOpt
   return memory;
 }
 
+// Numbers outside these bounds are slips, and would overflow bytes further on. The scheduler has
+// rules of its own.
+absl::Status CheckRanges(const PlanOptions& options) {
+  struct Range {
+    absl::string_view name;
+    double value;
+    double low;
+    double high;
+  };
+  const Range ranges[] = {
+      {"--stages", static_cast<double>(options.stages), 0, 100'000},
+      {"--reserve-gb", options.reserve_gb, 0, 100'000},
+      {"--max-in-flight", static_cast<double>(options.max_in_flight), 0, 100'000},
+      {"--max-batch-tokens", static_cast<double>(options.max_batch_tokens), 1, 10'000'000},
+      {"--chunk-tokens", static_cast<double>(options.max_chunk_tokens), 1, 10'000'000},
+      {"--max-running", static_cast<double>(options.max_running), 1, 10'000'000},
+      {"--kv-block-tokens", static_cast<double>(options.kv_block_tokens), 1, 1'000'000},
+      {"--kv-blocks", static_cast<double>(options.kv_blocks), 0, 1e12},
+  };
+  for (const Range& range : ranges) {
+    // Written so that NaN is outside.
+    if (range.value >= range.low && range.value <= range.high) continue;
+    return absl::InvalidArgumentError(absl::StrFormat("%s %g: must be from %g to %g", range.name,
+                                                      range.value, range.low, range.high));
+  }
+  return absl::OkStatus();
+}
+
 // Stages with their GPUs, before layers are known.
 absl::StatusOr<std::vector<Stage>> GroupGpus(const Topology& topology, const PlanOptions& options) {
   const int num_gpus = static_cast<int>(topology.gpus().size());
@@ -87,7 +115,7 @@ absl::StatusOr<std::vector<Stage>> GroupGpus(const Topology& topology, const Pla
                         topology.name(), num_gpus, num_gpus));
   }
   const int stages = options.stages > 0 ? options.stages : num_gpus / tp;
-  if (options.stages < 0 || stages * tp > num_gpus) {
+  if (stages * tp > num_gpus) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "%d stages of %d GPUs need %d, %s has %d: use at most %d stages", options.stages, tp,
         options.stages * tp, topology.name(), num_gpus, num_gpus / tp));
@@ -366,6 +394,7 @@ absl::StatusOr<Plan> MakePlan(const Topology& topology, const Model& model,
   if (absl::Status status = model.CheckTensorParallel(options.tensor_parallel); !status.ok()) {
     return status;
   }
+  if (absl::Status status = CheckRanges(options); !status.ok()) return status;
   absl::StatusOr<std::vector<Stage>> stages = GroupGpus(topology, options);
   if (!stages.ok()) return stages.status();
   const int num_stages = static_cast<int>(stages->size());

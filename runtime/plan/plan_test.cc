@@ -162,7 +162,7 @@ TEST(TrinityPlanTest, OptionsOfTheSchedulerGoThrough) {
   options.max_chunk_tokens = 0;
   EXPECT_THAT(Refusal(Cluster("trinity_200g"), ModelOf(k405bInt4), options,
                       absl::StatusCode::kInvalidArgument),
-              HasSubstr("max_chunk_tokens is 0"));
+              HasSubstr("--chunk-tokens 0"));
 }
 
 TEST(TrinityPlanTest, ThreeGpusCannotShareALayerAndThatIsSaidBeforeAnythingElse) {
@@ -420,6 +420,31 @@ TEST(SplitTest, EveryStageOfABalancedSplitHasALayer) {
   }
 }
 
+TEST(RangesTest, AbsurdOptionsAreRefusedByName) {
+  const auto refusal = [](auto set) {
+    PlanOptions options;
+    set(options);
+    return Refusal(Cluster("trinity_200g"), ModelOf(k405bInt4), options,
+                   absl::StatusCode::kInvalidArgument);
+  };
+  EXPECT_THAT(refusal([](PlanOptions& o) { o.reserve_gb = -5; }), HasSubstr("--reserve-gb -5"));
+  EXPECT_THAT(refusal([](PlanOptions& o) { o.reserve_gb = std::nan(""); }),
+              HasSubstr("--reserve-gb nan"));
+  EXPECT_THAT(refusal([](PlanOptions& o) { o.reserve_gb = 1e30; }),
+              HasSubstr("--reserve-gb 1e+30"));
+  EXPECT_THAT(refusal([](PlanOptions& o) { o.stages = -1; }), HasSubstr("--stages -1"));
+  EXPECT_THAT(refusal([](PlanOptions& o) { o.max_in_flight = -1; }),
+              HasSubstr("--max-in-flight -1"));
+  EXPECT_THAT(refusal([](PlanOptions& o) { o.kv_blocks = -3; }), HasSubstr("--kv-blocks -3"));
+  EXPECT_THAT(refusal([](PlanOptions& o) { o.kv_block_tokens = 0; }),
+              HasSubstr("--kv-block-tokens 0"));
+  EXPECT_THAT(refusal([](PlanOptions& o) { o.max_batch_tokens = 99'999'999'999'999; }),
+              HasSubstr("--max-batch-tokens 1e+14"));
+  EXPECT_THAT(refusal([](PlanOptions& o) { o.max_chunk_tokens = 0; }),
+              HasSubstr("--chunk-tokens 0"));
+  EXPECT_THAT(refusal([](PlanOptions& o) { o.max_running = 0; }), HasSubstr("--max-running 0"));
+}
+
 TEST(ParseSplitTest, ReadsNamesAndNumbers) {
   EXPECT_EQ(WithSplit("even").split, Split::kEven);
   EXPECT_EQ(WithSplit("balanced").split, Split::kBalancedDecode);
@@ -462,7 +487,7 @@ TEST(StagesTest, FewerStagesUseTheFirstGpusAndMoreAreRefused) {
   };
   EXPECT_EQ(refusal(5, 1), "5 stages of 1 GPUs need 5, h200_x4 has 4: use at most 4 stages");
   EXPECT_EQ(refusal(3, 2), "3 stages of 2 GPUs need 6, h200_x4 has 4: use at most 2 stages");
-  EXPECT_THAT(refusal(-1, 1), HasSubstr("use at most 4 stages"));
+  EXPECT_THAT(refusal(-1, 1), HasSubstr("--stages -1: must be from 0"));
   EXPECT_EQ(refusal(0, 8), "tensor parallelism over 8 GPUs, h200_x4 has 4: use 1 to 4");
   EXPECT_THAT(refusal(0, 0), HasSubstr("a tensor-parallel size of 0"));
 }

@@ -56,7 +56,7 @@ absl::StatusOr<CollectiveRun> MakeRun(const CollectiveFlags& flags, const Topolo
   run.algorithm = flags.algorithm;
   run.protocol = flags.protocol;
   const int all = static_cast<int>(topology.gpus().size());
-  const int count = flags.gpus > 0 ? flags.gpus : all;
+  const int count = flags.gpus != 0 ? flags.gpus : all;
   if (count < 2 || count > all) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "--gpus %d: %s has %d GPUs, and a collective needs two", count, topology.name(), all));
@@ -67,9 +67,10 @@ absl::StatusOr<CollectiveRun> MakeRun(const CollectiveFlags& flags, const Topolo
   if (!low.ok()) return low.status();
   absl::StatusOr<double> high = ParseSize("--max-bytes", flags.max_bytes);
   if (!high.ok()) return high.status();
-  if (!(flags.factor > 1)) {
+  // Finer steps than a percent are a slip that would run for hours.
+  if (!(flags.factor >= 1.01)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--factor ", flags.factor, ": sizes must grow; use more than 1"));
+        absl::StrCat("--factor ", flags.factor, ": sizes must grow; use 1.01 at least"));
   }
   for (double bytes = *low; bytes <= *high; bytes *= flags.factor) run.sizes.push_back(bytes);
   if (run.sizes.empty()) {

@@ -54,6 +54,7 @@ expect 0 "prefill +node_b.gpu0 sets the pace.*--split" plan trinity_200g --model
 expect 0 "algbw +busbw" collective trinity_200g
 expect 0 "sound: 3 GPUs" topology validate trinity_200g
 expect 0 "node_b.gpu0" topology show trinity_200g
+expect 0 "Path MTU: 1024" topology route trinity_200g node_a.gpu1 node_b.gpu0
 expect 0 "GPUDirect RDMA: on" topology route trinity_200g node_a.gpu1 node_b.gpu0
 expect 0 "${model}" models
 expect 0 "chat-closed-8" workloads
@@ -76,6 +77,9 @@ expect 1 "chat-closed-8" simulate trinity_200g --model "${model}" --workload cha
 expect 1 "128 heads" plan trinity_200g --model "${model}" --tp 3
 expect 1 "GB short" plan trinity_200g --model llama-3.1-405b-instruct
 expect 1 "The nearest that fits: --split" plan trinity_200g --model "${model}" --split 60,40,26
+expect 1 "must be from 0 to" plan trinity_200g --model "${model}" --reserve-gb=-5
+expect 1 "a collective needs two" collective trinity_200g --gpus=-1
+expect 1 "sizes must grow" collective trinity_200g --factor 1
 expect 1 "adds up to 125" plan trinity_200g --model "${model}" --split 42,42,41
 expect 1 "nothing to compare" compare trinity_200g --model "${model}"
 expect 1 "compare. sets them side by side" simulate trinity_200g --set "node_*.nic0.rate_gbps=200,400" --model "${model}"

@@ -64,8 +64,6 @@ std::string FormatBytes(double bytes) {
   return Significant(bytes / 1e12, "TB");
 }
 
-std::string FormatShare(double fraction) { return absl::StrFormat("%.2f %%", 100 * fraction); }
-
 std::string FormatChange(double before, double after) {
   if (before == 0) return "";
   const double percent = 100 * (after - before) / before;

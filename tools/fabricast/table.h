@@ -29,8 +29,6 @@ class Table {
 std::string FormatSeconds(double seconds);
 // "1.66 GB", "32.8 kB".
 std::string FormatBytes(double bytes);
-// "0.34 %".
-std::string FormatShare(double fraction);
 // "+1.25 %"; empty for a change from zero, which has none.
 std::string FormatChange(double before, double after);
 

@@ -126,7 +126,8 @@ int ShowRoute(const TopologyCommandFlags& flags) {
     table.Print(std::cout);
     if (route.kind == PATH_KIND_NETWORK_RDMA || route.kind == PATH_KIND_NETWORK_TCP) {
       std::cout << "GPUDirect RDMA: "
-                << (route.gpudirect ? std::string("on") : "off: " + route.gpudirect_reason) << "\n";
+                << (route.gpudirect ? std::string("on") : "off: " + route.gpudirect_reason)
+                << "\nPath MTU: " << topology.network_mtu_bytes() << " bytes\n";
     }
     absl::StatusOr<SendCost> cost = SendCost::For(topology, route);
     if (!cost.ok()) return Fail(cost.status());
