@@ -99,3 +99,26 @@ def system_packages():
         debs = ["libboost-dev"],
         present = ["boost/random.hpp"],
     )
+
+    system_package(
+        name = "highway",
+        build_file = "//third_party/system:highway.BUILD",
+        debs = ["libhwy-dev"],
+        headers = ["hwy"],
+    )
+
+    system_package(
+        name = "pcre2",
+        build_file = "//third_party/system:pcre2.BUILD",
+        debs = ["libpcre2-dev"],
+        headers = ["pcre2.h"],
+        libs = ["libpcre2-8.a"],
+    )
+
+    system_package(
+        name = "utf8proc",
+        build_file = "//third_party/system:utf8proc.BUILD",
+        debs = ["libutf8proc-dev"],
+        headers = ["utf8proc.h"],
+        libs = ["libutf8proc.a"],
+    )
