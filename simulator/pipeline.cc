@@ -168,7 +168,7 @@ void PipelineSimulation::Send(int hop, MicroBatchId id) {
 
 int64_t PipelineSimulation::HopBytes(const Hop& hop, const InFlight& batch) const {
   return hop.to_stage == 0 ? batch.shape.sampled * kSampledTokenBytes
-                           : batch.shape.tokens * scenario_.model.boundary_bytes_per_token();
+                           : batch.shape.tokens * scenario_.plan.boundary_bytes_per_token;
 }
 
 void PipelineSimulation::StartSend(int index, MicroBatchId id) {

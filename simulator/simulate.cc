@@ -59,20 +59,7 @@ absl::StatusOr<Result> SimulateInThisProcess(const Scenario& scenario,
   inputs.set_workload(scenario.workload.name);
   inputs.set_workload_description(scenario.workload.description);
   inputs.set_network_gbps(scenario.topology.network_rate_gbps());
-  *result->mutable_plan() = ToProto(scenario.plan, scenario.topology);
-  const Plan& plan = scenario.plan;
-  if (plan.scheduler.kv_blocks > 0) {
-    result->set_kv_peak_fraction(static_cast<double>(result->kv_peak_blocks()) /
-                                 static_cast<double>(plan.scheduler.kv_blocks));
-  }
-  int gpu = 0;
-  for (const Stage& stage : plan.stages) {
-    for (size_t i = 0; i < stage.gpus.size(); ++i) {
-      result->mutable_plan()->mutable_memory(gpu++)->set_kv_peak_bytes(
-          result->kv_peak_blocks() * plan.scheduler.kv_block_tokens *
-          stage.memory.kv_bytes_per_token);
-    }
-  }
+  AddPlan(scenario.plan, scenario.topology, *result);
   for (const ConstantsInUse& constants : ConstantsOf(scenario)) {
     result->add_constants(constants.Describe());
   }

@@ -81,6 +81,16 @@ TEST(SimulateTest, HopsCarryHiddenTimesTwoBytesAToken) {
   EXPECT_EQ(result.tpot().count(), 8);
 }
 
+TEST(SimulateTest, HopsBetweenProcessorsCarryHiddenTimesFourBytesAToken) {
+  const Scenario scenario =
+      MakeScenario("local_cpu", "closed:concurrency=1,requests=2,input=64,output=3", {}, {},
+                   "llama-3.2-1b-instruct");
+  const Result result = MustSimulate(scenario);
+  EXPECT_EQ(result.finished(), 2);
+  // 64 prompt tokens and the 2 outputs that are fed back, of each request.
+  EXPECT_EQ(result.hops(0).bytes(), 2 * (64 + 2) * 2048 * 4);
+}
+
 TEST(SimulateTest, OutputNeverComesFasterThanTheSlowestStageAllows) {
   const Scenario scenario =
       MakeScenario("trinity_200g", "closed:concurrency=3,requests=12,input=16,output=200");

@@ -22,8 +22,9 @@ using ::testing::IsEmpty;
 using ::testing::IsSupersetOf;
 
 TEST(BundledTest, ClustersAreThoseOfTheReadme) {
-  EXPECT_THAT(Topology::BundledNames(), ElementsAre("h200_x4", "leaf_spine_16", "rtx_pro_6000_x8",
-                                                    "trinity_200g", "trinity_400g"));
+  EXPECT_THAT(Topology::BundledNames(),
+              ElementsAre("h200_x4", "leaf_spine_16", "local_cpu", "rtx_pro_6000_x8",
+                          "trinity_200g", "trinity_400g"));
 }
 
 TEST(BundledTest, EveryClusterLoadsWithoutWarningsAndIsNamedAsItsFile) {
@@ -97,8 +98,9 @@ TEST(BundledTest, TheHardwareOthersCountOnIsThere) {
   EXPECT_THAT(library.switch_names(), IsSupersetOf({"leaf_400g", "leaf_800g", "mikrotik_crs812"}));
   EXPECT_THAT(library.host_names(),
               IsSupersetOf({"hgx_sxm", "pcie_8gpu_server", "trinity_host_a", "trinity_host_b"}));
-  EXPECT_THAT(library.kernels_names(), IsSupersetOf({"h200_sxm", "rtx_pro_6000_server"}));
-  EXPECT_THAT(library.nccl_names(), IsSupersetOf({"nccl_2_28"}));
+  EXPECT_THAT(library.kernels_names(),
+              IsSupersetOf({"cpu_x86", "h200_sxm", "rtx_pro_6000_server"}));
+  EXPECT_THAT(library.nccl_names(), IsSupersetOf({"loopback", "nccl_2_28"}));
 }
 
 TEST(BundledTest, EveryGpusCalibrationIsBundled) {
@@ -143,6 +145,32 @@ TEST(BundledTest, TrinitysRanksAreInTheOrderOfThePipeline) {
   EXPECT_EQ(topology->transport(), TRANSPORT_NCCL_RDMA);
   EXPECT_EQ(topology->p2p_net_chunk_bytes(), 131072);
   EXPECT_EQ(topology->nccl().name(), "nccl_2_28");
+}
+
+TEST(BundledTest, LocalCpuIsThreeProcessorsJoinedByHostMemory) {
+  const absl::StatusOr<Topology> topology = Topology::Load("local_cpu");
+  ASSERT_TRUE(topology.ok()) << topology.status();
+  ASSERT_EQ(topology->gpus().size(), 3u);
+  for (const GpuNode& gpu : topology->gpus()) {
+    EXPECT_TRUE(gpu.spec.processor());
+    EXPECT_EQ(gpu.spec.activation_bytes(), 4);
+  }
+  EXPECT_EQ(topology->nccl().name(), "loopback");
+  EXPECT_EQ(topology->network_rate_gbps(), 0);
+  // The host's memory is all there is.
+  ASSERT_EQ(topology->segments().size(), 1u);
+  EXPECT_EQ(topology->segments()[0].name, "local memory");
+  const Route& route = topology->route(0, 1);
+  EXPECT_EQ(route.kind, PATH_KIND_HOST_MEMORY);
+  EXPECT_THAT(route.segments, ElementsAre(0));
+  // Written and read: half of 89.6 GB/s.
+  EXPECT_DOUBLE_EQ(route.payload_bytes_per_s, 44.8e9);
+}
+
+// Peak of float32: 2 cores x 2 units x 16 lanes x 2 x 2.6e9.
+TEST(BundledTest, AProcessorsPeakIsThatOfItsCores) {
+  EXPECT_NEAR(SpecLibrary::Bundled().gpu("cpu_x86")->bf16_tflops(), 2 * 2 * 16 * 2 * 2.6e9 / 1e12,
+              0.001);
 }
 
 TEST(ReadmeTest, TheClusterItDescribesIsSound) {

@@ -284,5 +284,51 @@ TEST(NetworkRateTest, OnlyNicsThatRoutesUseCount) {
   EXPECT_EQ(topology.network_rate_gbps(), 200);
 }
 
+// A host with a processor, a GPU and a NIC below one root complex.
+std::string ProcessorHost(const std::string& name) {
+  return absl::StrCat("hosts { name: \"", name,
+                      "\" spec: \"trinity_host_a\" gpus { name: \"cpu0\" spec: \"cpu_x86\" } "
+                      "gpus { name: \"gpu0\" spec: \"rtx_5090\" slot: \"slot1\" } "
+                      "nics { name: \"nic0\" spec: \"connectx7_400g\" slot: \"slot2\" } } ");
+}
+
+TEST(ProcessorTest, ReachesGpusOfItsHostOverTheirPcie) {
+  const Topology topology = ParseOrDie(ProcessorHost("a"));
+  EXPECT_THAT(SegmentNames(topology, 0, 1), ElementsAre("a memory", "a.gpu0 pcie down"));
+  EXPECT_THAT(SegmentNames(topology, 1, 0), ElementsAre("a.gpu0 pcie up", "a memory"));
+  EXPECT_EQ(topology.route(0, 1).kind, PATH_KIND_HOST_MEMORY);
+}
+
+TEST(ProcessorTest, NicsReadAndWriteItsMemory) {
+  const Topology topology = ParseOrDie(absl::StrCat(ProcessorHost("a"), ProcessorHost("b"),
+                                                    "links { a: \"a.nic0\" b: \"b.nic0\" } "
+                                                    "ranks: [\"a.cpu0\", \"b.cpu0\", \"b.gpu0\"]"));
+  EXPECT_THAT(SegmentNames(topology, 0, 1), ElementsAre("a memory", "a.nic0 pcie down", "a.nic0 tx",
+                                                        "b.nic0 pcie up", "b memory"));
+  EXPECT_TRUE(topology.route(0, 1).gpudirect) << topology.route(0, 1).gpudirect_reason;
+  // A GPU's end is what it is without GPUDirect.
+  EXPECT_FALSE(topology.route(0, 2).gpudirect);
+  EXPECT_THAT(topology.route(0, 2).gpudirect_reason, HasSubstr("b.gpu0 (rtx_5090)"));
+  EXPECT_THAT(SegmentNames(topology, 0, 2), Contains("b.nic0 staging in"));
+  EXPECT_THAT(SegmentNames(topology, 0, 2), Not(Contains("a.nic0 staging out")));
+}
+
+TEST(ProcessorTest, TcpBetweenProcessorsMissesNoGpudirect) {
+  const Topology topology = ParseOrDie(absl::StrCat(
+      ProcessorHost("a"), ProcessorHost("b"),
+      "links { a: \"a.nic0\" b: \"b.nic0\" } communication { transport: TRANSPORT_TCP } "
+      "ranks: [\"a.cpu0\", \"b.cpu0\"]"));
+  EXPECT_EQ(topology.route(0, 1).kind, PATH_KIND_NETWORK_TCP);
+  EXPECT_TRUE(topology.route(0, 1).gpudirect) << topology.route(0, 1).gpudirect_reason;
+}
+
+TEST(ProcessorTest, IsAtTheFirstRootComplex) {
+  const Topology topology = ParseOrDie(
+      "hosts { name: \"a\" spec: \"hgx_sxm\" gpus { name: \"cpu0\" spec: \"cpu_x86\" } "
+      "gpus { name: \"gpu7\" spec: \"rtx_5090\" slot: \"gpu7\" } }");
+  EXPECT_THAT(SegmentNames(topology, 0, 1),
+              ElementsAre("a memory", "a.rc0->rc1", "a.switch3 pcie down", "a.gpu7 pcie down"));
+}
+
 }  // namespace
 }  // namespace fabricast

@@ -68,6 +68,7 @@ const std::vector<Choices>& AllChoices() {
   static const auto* const choices = new std::vector<Choices>{
       {"pcie_lanes", {1, 2, 4, 8, 16}},
       {"lanes", {1, 2, 4, 8, 16}},
+      {"activation_bytes", {2, 4}},
       {"roce_mtu_bytes", {256, 512, 1024, 2048, 4096}},
   };
   return *choices;

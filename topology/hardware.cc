@@ -168,10 +168,19 @@ absl::Status Resolver::AddHost(const ::fabricast::Host& host) {
       return Error(name, "no kernel calibration \"", card->calibration(), "\"",
                    Suggest(card->calibration(), specs_.kernels_names()));
     }
-    absl::StatusOr<int> slot = TakeSlot(resolved, name, gpu.slot(), &slots_taken);
-    if (!slot.ok()) return slot.status();
-    const Hardware::PcieLink pcie =
-        LinkOf(resolved, *slot, card->pcie_generation(), card->pcie_lanes());
+    if (card->processor() != gpu_spec->processor()) {
+      return Error(name, "override cannot set processor; name another spec");
+    }
+    absl::StatusOr<int> slot = PcieTree::kHostMemory;
+    Hardware::PcieLink pcie;
+    if (!card->processor()) {
+      slot = TakeSlot(resolved, name, gpu.slot(), &slots_taken);
+      if (!slot.ok()) return slot.status();
+      pcie = LinkOf(resolved, *slot, card->pcie_generation(), card->pcie_lanes());
+    } else if (!gpu.slot().empty()) {
+      return Error(name, "slot is \"", gpu.slot(), "\", and ", card->name(),
+                   " is a processor, which has none; leave it out");
+    }
     gpu_by_name_[name] = static_cast<int>(hardware_.gpus.size());
     resolved.gpus.push_back(static_cast<int>(hardware_.gpus.size()));
     hardware_.gpus.push_back({.name = name,

@@ -24,7 +24,7 @@ struct Hardware {
     std::string name;  // "node_a.gpu0"
     int host = 0;
     int order = 0;  // among the host's GPUs
-    int slot = 0;   // of the host's PCIe tree
+    int slot = 0;   // of the host's PCIe tree; PcieTree::kHostMemory for a processor
     GpuSpec spec;
     PcieLink pcie;
     int nvlink_domain = -1;  // of its host; -1: none

@@ -52,6 +52,8 @@ inline constexpr double kStagingMemoryShare = 0.5;
 inline constexpr double kPciePeerLatencySeconds = 0.45e-6;
 // Assumed: two PCIe traversals, into host memory and out of it.
 inline constexpr double kHostMemoryLatencySeconds = 2 * kPciePeerLatencySeconds;
+// Assumed: between two processors of one host, cores that read what others wrote.
+inline constexpr double kProcessorLatencySeconds = 0.1e-6;
 // Assumed: NVLink through NVSwitch, of the order of PCIe's.
 inline constexpr double kNvlinkLatencySeconds = 0.5e-6;
 

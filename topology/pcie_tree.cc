@@ -112,8 +112,8 @@ absl::StatusOr<PcieTree> PcieTree::Create(absl::string_view file, absl::string_v
 }
 
 PcieTree::Path PcieTree::Between(int from_slot, int to_slot) const {
-  const Leaf& from = leaves_[from_slot];
-  const Leaf& to = leaves_[to_slot];
+  const Leaf& from = At(from_slot);
+  const Leaf& to = At(to_slot);
   // Shared switches are the ends of both lists, the root's side.
   std::size_t shared = 0;
   while (from.root == to.root && shared < from.switches.size() && shared < to.switches.size() &&
@@ -140,15 +140,15 @@ PcieTree::Path PcieTree::Between(int from_slot, int to_slot) const {
 
 PcieTree::Path PcieTree::ToRoot(int slot) const {
   Path path;
-  path.up = leaves_[slot].switches;
-  path.from_root = path.to_root = leaves_[slot].root;
+  path.up = At(slot).switches;
+  path.from_root = path.to_root = At(slot).root;
   return path;
 }
 
 PcieTree::Path PcieTree::FromRoot(int slot) const {
   Path path;
-  path.down.assign(leaves_[slot].switches.rbegin(), leaves_[slot].switches.rend());
-  path.from_root = path.to_root = leaves_[slot].root;
+  path.down.assign(At(slot).switches.rbegin(), At(slot).switches.rend());
+  path.from_root = path.to_root = At(slot).root;
   return path;
 }
 

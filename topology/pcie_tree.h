@@ -19,6 +19,9 @@ class PcieTree {
   static absl::StatusOr<PcieTree> Create(absl::string_view file, absl::string_view object,
                                          const HostSpec& spec);
 
+  // In place of a slot: where host memory is, at the first root complex.
+  static constexpr int kHostMemory = -1;
+
   // The way between two slots. Switches and root complexes are indices into the spec's lists.
   struct Path {
     std::vector<int>
@@ -48,8 +51,11 @@ class PcieTree {
     std::vector<int> switches;  // from the slot towards the root
     int root = 0;
   };
+  const Leaf& At(int slot) const { return slot == kHostMemory ? host_memory_ : leaves_[slot]; }
+
   std::vector<std::string> slot_names_;
   std::vector<Leaf> leaves_;  // of the slots
+  Leaf host_memory_;
 };
 
 }  // namespace fabricast

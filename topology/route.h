@@ -46,7 +46,7 @@ struct Route {
   double payload_bytes_per_s = 0;  // of a lone flow: the bottleneck's
   double latency_s = 0;            // of the hardware, without software
   // Whether NICs touch GPU memory themselves, and why not. True and empty for routes inside a host
-  // that need no NIC.
+  // that need no NIC, and between processors, whose memory is the host's.
   bool gpudirect = true;
   std::string gpudirect_reason;
   PcieDistance sender_distance =

@@ -187,7 +187,9 @@ void Router::AddLocal(int from, int to, Route* route) const {
             route);
   } else {
     route->kind = PATH_KIND_HOST_MEMORY;
-    route->latency_s = kHostMemoryLatencySeconds;
+    route->latency_s = sender.spec.processor() && receiver.spec.processor()
+                           ? kProcessorLatencySeconds
+                           : kHostMemoryLatencySeconds;
     AddStaging(sender.host, sender.slot, receiver.slot, SegmentTable::kNone, route);
   }
   Append(table_.gpu_pcie[to].in, route);
@@ -222,7 +224,10 @@ void Router::AddNetwork(int from, int to, Route* route) const {
   route->latency_s = (out.spec.latency_us() + in.spec.latency_us()) * 1e-6;
 
   Append(table_.gpu_pcie[from].out, route);
-  if (route->gpudirect) {
+  // NICs read and write a processor's memory without NCCL's copies.
+  if (sender.spec.processor()) {
+    AddStaging(sender.host, sender.slot, out.slot, SegmentTable::kNone, route);
+  } else if (route->gpudirect) {
     AddPcie(sender.host, hardware_.hosts[sender.host].tree.Between(sender.slot, out.slot),
             sender.slot < out.slot, route);
   } else {
@@ -233,7 +238,9 @@ void Router::AddNetwork(int from, int to, Route* route) const {
   Append(table_.nic_pcie[nics.sender].in, route);
   AddCables(nics, from, to, route);
   Append(table_.nic_pcie[nics.receiver].out, route);
-  if (route->gpudirect) {
+  if (receiver.spec.processor()) {
+    AddStaging(receiver.host, in.slot, receiver.slot, SegmentTable::kNone, route);
+  } else if (route->gpudirect) {
     AddPcie(receiver.host, hardware_.hosts[receiver.host].tree.Between(in.slot, receiver.slot),
             in.slot < receiver.slot, route);
   } else {
@@ -285,6 +292,8 @@ void Router::AddCables(const NicPair& nics, int from, int to, Route* route) cons
 }
 
 std::string Router::WhyNoGpudirect(int from, int to, const NicPair& nics) const {
+  // Without a GPU there is no GPU memory that NICs might not reach.
+  if (hardware_.gpus[from].spec.processor() && hardware_.gpus[to].spec.processor()) return "";
   if (hardware_.transport != TRANSPORT_NCCL_RDMA) {
     return "transport is TCP, which copies through host memory: set communication.transport to "
            "TRANSPORT_NCCL_RDMA";
@@ -297,6 +306,7 @@ std::string Router::WhyNoGpudirect(int from, int to, const NicPair& nics) const 
     const Hardware::Gpu& gpu = hardware_.gpus[gpu_index];
     const Hardware::Nic& nic = hardware_.nics[nic_index];
     const Hardware::Host& host = hardware_.hosts[gpu.host];
+    if (gpu.spec.processor()) continue;
     if (!nic.spec.rdma()) {
       return absl::StrCat(nic.name, " (", nic.spec.name(),
                           ") has no RDMA: use a NIC with RoCE, or set transport to TRANSPORT_TCP");

@@ -36,7 +36,8 @@ class Builder {
                          rate * kNvlinkPayloadShare, absl::StrCat("NVLink of ", gpu.spec.name()));
       }
       table_.gpu_nvlink.push_back(nvlink);
-      table_.gpu_pcie.push_back(AddPcie(gpu.name, gpu.pcie));
+      table_.gpu_pcie.push_back(gpu.spec.processor() ? SegmentTable::Pair()
+                                                     : AddPcie(gpu.name, gpu.pcie));
     }
     for (const Hardware::Nic& nic : hardware_.nics) {
       table_.nic_pcie.push_back(AddPcie(nic.name, nic.pcie));

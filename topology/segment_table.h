@@ -26,7 +26,7 @@ struct SegmentTable {
 
   std::vector<Segment> segments;
   std::vector<Host> hosts;
-  std::vector<Pair> gpu_pcie;
+  std::vector<Pair> gpu_pcie;  // none for processors
   std::vector<Pair> gpu_nvlink;
   std::vector<Pair> nic_pcie;
   std::vector<Pair> nic_staging;

@@ -239,5 +239,36 @@ TEST(SpecLibraryTest, EveryMistakeNamesFileSpecFieldAndMend) {
   }
 }
 
+constexpr char kProcessor[] = R"(# proto-message: fabricast.GpuSpec
+name: "cores"
+memory_gb: 8 memory_bandwidth_gb_s: 40 bf16_tflops: 0.3 activation_bytes: 4 processor: true
+calibration: "h200_sxm"
+sources { fields: ["memory_gb", "memory_bandwidth_gb_s", "bf16_tflops", "activation_bytes",
+                   "processor"] reference: "sheet" }
+)";
+
+TEST(SpecLibraryTest, AProcessorHasNoPcie) {
+  SpecLibrary library;
+  EXPECT_TRUE(library.AddText("p.txtpb", kProcessor).ok());
+  SpecLibrary card;
+  EXPECT_THAT(
+      std::string(card.AddText("p.txtpb", absl::StrReplaceAll(kProcessor, {{"processor: true",
+                                                                            "processor: false"}}))
+                      .message()),
+      HasSubstr("pcie_generation, pcie_lanes, gpudirect_rdma, pcie_peer_to_peer are "
+                "missing"));
+  for (const char* field : {"pcie_generation: 5", "pcie_lanes: 16", "gpudirect_rdma: true",
+                            "pcie_peer_to_peer: true", "nvlink_gb_s: 450"}) {
+    const std::string name = std::string(field).substr(0, std::string(field).find(':'));
+    SpecLibrary fresh;
+    const std::string text = absl::StrCat(
+        absl::StrReplaceAll(kProcessor,
+                            {{"processor: true", absl::StrCat("processor: true ", field)}}),
+        "sources { fields: \"", name, "\" reference: \"sheet\" }");
+    EXPECT_THAT(std::string(fresh.AddText("p.txtpb", text).message()),
+                HasSubstr(absl::StrCat("p.txtpb: GPU spec cores: ", name, " is given")));
+  }
+}
+
 }  // namespace
 }  // namespace fabricast

@@ -96,11 +96,23 @@ absl::Status CheckCurve(absl::string_view file, absl::string_view object,
 }  // namespace
 
 absl::Status CheckSpec(absl::string_view file, const GpuSpec& spec) {
-  absl::Status status =
-      CheckHardware(file, "GPU spec", spec.name(), spec,
-                    {"memory_gb", "memory_bandwidth_gb_s", "bf16_tflops", "pcie_generation",
-                     "pcie_lanes", "gpudirect_rdma", "pcie_peer_to_peer"});
+  const std::vector<std::string> of_cards = {"pcie_generation", "pcie_lanes", "gpudirect_rdma",
+                                             "pcie_peer_to_peer"};
+  std::vector<std::string> needed = {"memory_gb", "memory_bandwidth_gb_s", "bf16_tflops"};
+  if (!spec.processor()) needed.insert(needed.end(), of_cards.begin(), of_cards.end());
+  absl::Status status = CheckHardware(file, "GPU spec", spec.name(), spec, needed);
   if (!status.ok()) return status;
+  if (spec.processor()) {
+    for (const char* name :
+         {"pcie_generation", "pcie_lanes", "gpudirect_rdma", "pcie_peer_to_peer", "nvlink_gb_s"}) {
+      if (!spec.GetReflection()->HasField(spec, spec.GetDescriptor()->FindFieldByName(name))) {
+        continue;
+      }
+      return absl::InvalidArgumentError(absl::StrCat(file, ": GPU spec ", spec.name(), ": ", name,
+                                                     " is given, and a processor has none; leave "
+                                                     "it out"));
+    }
+  }
   if (spec.calibration().empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat(file, ": GPU spec ", spec.name(),

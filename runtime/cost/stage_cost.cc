@@ -85,6 +85,7 @@ int StageCost::CurveFor(const KernelCalibration& kernels, absl::string_view form
 
 absl::Status CheckCalibration(const Model& model, const KernelCalibration& kernels) {
   std::vector<absl::string_view> wanted = {WeightFormatName(model.layer_format)};
+  // lm_head, and the router of experts, whatever the layers are.
   if (model.lm_head_bytes > 0) wanted.push_back(WeightFormatName(WeightFormat::kBf16));
   for (absl::string_view format : wanted) {
     const bool found =
@@ -135,6 +136,19 @@ StageCost::StageCost(const Model& model, const GpuSpec& gpu, const KernelCalibra
                 2.0 * static_cast<double>(linear->in) * static_cast<double>(linear->out) / tp,
             .curve = CurveFor(kernels, WeightFormatName(linear->format)),
         });
+      } else if (const auto* experts = std::get_if<RoutedExpertsOp>(&op)) {
+        // A grouped kernel for gate and up, one for down.
+        for (const auto& [in, out] :
+             {std::pair(experts->in, 2 * experts->ffn), std::pair(experts->ffn, experts->in)}) {
+          gemms_.push_back({
+              .count = layers,
+              .weight_bytes = static_cast<double>(WeightBytes(experts->format, in, out)) / tp,
+              .flops_per_token = 2.0 * static_cast<double>(in) * static_cast<double>(out) / tp,
+              .curve = CurveFor(kernels, WeightFormatName(experts->format)),
+              .experts = experts->experts,
+              .per_token = experts->per_token,
+          });
+        }
       } else if (const auto* attention = std::get_if<AttentionOp>(&op)) {
         // Fewer KV heads than GPUs: every GPU keeps a copy of the one that it needs.
         const double kv_heads = std::max(1.0, static_cast<double>(attention->kv_heads) / tp);
@@ -150,7 +164,8 @@ StageCost::StageCost(const Model& model, const GpuSpec& gpu, const KernelCalibra
         all_reduces_ += tp > 1 ? 2 * static_cast<int>(layers) : 0;
       } else if (const auto* elementwise = std::get_if<ElementwiseOp>(&op)) {
         elementwise_kernels_ += layers;
-        elementwise_bytes_per_token_ += layers * elementwise->bytes_per_token;
+        elementwise_bytes_per_token_ +=
+            layers * elementwise->elements_per_token * static_cast<double>(model.activation_bytes);
       }
     }
   }
@@ -174,11 +189,14 @@ StageCost::StageCost(const Model& model, const GpuSpec& gpu, const KernelCalibra
 }
 
 void StageCost::AddGemm(const Gemm& gemm, int64_t tokens, MatrixTime& time) const {
-  const double m = static_cast<double>(tokens);
+  // A dense matrix is an expert that all tokens go to: touched = 1, rows = tokens.
+  const double pairs = static_cast<double>(tokens * gemm.per_token);
+  const double touched =
+      ExpectedExpertsTouched(gemm.experts, gemm.per_token, static_cast<double>(tokens));
   const FormatCurve& curve = gemm_curves_[gemm.curve];
-  const double efficiency = curve.efficiency.At(m);
-  const double read_s = gemm.weight_bytes / bandwidth_ / efficiency;
-  const double compute_s = m * gemm.flops_per_token / peak_ / efficiency;
+  const double efficiency = curve.efficiency.At(pairs / touched);
+  const double read_s = touched * gemm.weight_bytes / bandwidth_ / efficiency;
+  const double compute_s = pairs * gemm.flops_per_token / peak_ / efficiency;
   (read_s >= compute_s ? time.read_s : time.compute_s) += gemm.count * std::max(read_s, compute_s);
   time.overhead_s += gemm.count * curve.overhead_s;
 }

@@ -3,6 +3,9 @@
 //
 // - matrix product: overhead + max(weight bytes / memory bandwidth, operations / peak) /
 //   efficiency(tokens)
+// - routed experts, two grouped kernels, touched = ExpectedExpertsTouched(tokens), rows = tokens x
+//   experts a token / touched: overhead + max(touched x weight bytes of one / memory bandwidth,
+//   operations / peak) / efficiency(rows); uniform routing, unvalidated
 // - decode attention, one kernel for all decodes: overhead + KV bytes / memory bandwidth /
 //   efficiency(KV bytes)
 // - prefill attention, a kernel a chunk: overhead + operations / peak / efficiency(operations)
@@ -94,6 +97,10 @@ class StageCost {
     double weight_bytes = 0;
     double flops_per_token = 0;
     int curve = 0;
+    // Of that many such matrices a token goes through `per_token`; bytes and operations are those
+    // of one.
+    int64_t experts = 1;
+    int64_t per_token = 1;
   };
   struct Attention {
     double count = 0;               // layers that have it

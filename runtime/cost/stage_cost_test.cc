@@ -53,7 +53,7 @@ LayerKind Layer(int64_t columns, WeightFormat format = WeightFormat::kBf16) {
   return {.name = "layer",
           .operators = {
               // 4,000 B a token: 4 us.
-              ElementwiseOp{.name = "norm", .bytes_per_token = 4000, .weight_elements = 0},
+              ElementwiseOp{.name = "norm", .elements_per_token = 2000, .weight_elements = 0},
               // With 1,000 columns in BF16: 2 MB of weights are read in 2 ms; a token takes
               // 2 x 1e6 operations: 0.5 ms.
               LinearOp{.name = "square", .in = 1000, .out = columns, .format = format},
@@ -481,6 +481,76 @@ TEST_F(TrinityTest, AChunkOf2048TokensTakesMoreThanASecondAStage) {
   }
   // The Max-Q sustains 440.5 x 0.8 = 352 of the Workstation's 503.8 TFLOP/s.
   EXPECT_NEAR(seconds[2] / seconds[1], 503.8 / (440.5 * 0.8), 0.03);
+}
+
+// One layer of 4 experts of which a token goes through 2: gate_up of 2 MB, down of 1 MB each.
+Model ExpertsModel(WeightFormat format = WeightFormat::kBf16) {
+  Model model = TinyModel();
+  model.layer_format = format;
+  model.kinds = {{.name = "experts",
+                  .operators = {RoutedExpertsOp{
+                      .experts = 4, .per_token = 2, .in = 1000, .ffn = 500, .format = format}}}};
+  model.layers = {0};
+  return model;
+}
+
+ComputeTime OfExperts(int64_t tokens, const KernelCalibration& kernels = RoundKernels()) {
+  return StageCost(ExpertsModel(), RoundGpu(), kernels, {.first_layer = 0, .num_layers = 1})
+      .Explain(BatchShape::Decode(tokens, 1));
+}
+
+TEST(RoutedExpertsTest, OnlyTheExpertsTouchedAreRead) {
+  // One token touches 2, two touch 4 (1 - 1/4) = 3, three 3.5 in expectation; 3 ms each.
+  EXPECT_DOUBLE_EQ(OfExperts(1).weight_read_s(), 2 * 3 * kMs);
+  EXPECT_DOUBLE_EQ(OfExperts(2).weight_read_s(), 3 * 3 * kMs);
+  EXPECT_DOUBLE_EQ(OfExperts(3).weight_read_s(), 3.5 * 3 * kMs);
+  EXPECT_EQ(OfExperts(3).matrix_compute_s(), 0);
+  // Two grouped kernels and the step.
+  EXPECT_DOUBLE_EQ(OfExperts(3).overhead_s(), (10000 + 2 * 1) * kUs);
+}
+
+TEST(RoutedExpertsTest, ArithmeticIsThatOfTheExpertsATokenGoesThrough) {
+  // 2 experts x 2 x 1.5e6 operations at 4e9 a second: 1.5 ms a token. 16 tokens take 24 ms, reading
+  // all 4 experts 12.
+  EXPECT_DOUBLE_EQ(OfExperts(16).matrix_compute_s(), 16 * 1.5 * kMs);
+  EXPECT_EQ(OfExperts(16).weight_read_s(), 0);
+  // The two meet at 2 n = 4 touched: 7.97 tokens.
+  EXPECT_GT(OfExperts(7).weight_read_s(), 0);
+  EXPECT_GT(OfExperts(8).matrix_compute_s(), 0);
+}
+
+TEST(RoutedExpertsTest, EfficiencyIsThatOfTheRowsAnExpertGets) {
+  KernelCalibration kernels = RoundKernels();
+  SetPoints({{1, 1}, {4, 0.5}}, *kernels.mutable_gemms(0)->mutable_points());
+  // One token: a row in each of the two.
+  EXPECT_DOUBLE_EQ(OfExperts(1, kernels).weight_read_s(), 6 * kMs);
+  // Two tokens: 4 rows over 3 experts, log2(4/3) of the way of log2(4) from 1 to 0.5.
+  EXPECT_DOUBLE_EQ(OfExperts(2, kernels).weight_read_s(),
+                   9 * kMs / (1 - 0.5 * std::log2(4.0 / 3) / 2));
+  // 16 tokens: 32 rows over almost 4 experts are beyond the curve's end.
+  EXPECT_DOUBLE_EQ(OfExperts(16, kernels).matrix_compute_s(), 24 * kMs / 0.5);
+}
+
+TEST(RoutedExpertsTest, TensorParallelismHalvesEveryExpert) {
+  const StageCost halves(
+      ExpertsModel(), RoundGpu(), RoundKernels(),
+      {.first_layer = 0, .num_layers = 1, .tensor_parallel = 2, .all_reduce = [](double) {
+         return 0;
+       }});
+  EXPECT_DOUBLE_EQ(halves.Explain(BatchShape::Decode(2, 1)).weight_read_s(), 9 * kMs / 2);
+}
+
+TEST(StageCostTest, Float32ActivationsMoveTwiceTheBytes) {
+  const Model full = WithActivationBytes(TinyModel(), 4);
+  const StageCostOptions options{.first_layer = 0, .num_layers = 2, .embedding = true};
+  const BatchShape batch = BatchShape::Decode(3, 50);
+  const ComputeTime half =
+      StageCost(TinyModel(), RoundGpu(), RoundKernels(), options).Explain(batch);
+  const ComputeTime twice = StageCost(full, RoundGpu(), RoundKernels(), options).Explain(batch);
+  EXPECT_DOUBLE_EQ(twice.decode_attention_s(), 2 * half.decode_attention_s());
+  // 3 tokens x (2 layers x 4,000 B + 4,000 B of embedding) more; kernels cost 1 ms each as before.
+  EXPECT_DOUBLE_EQ(twice.elementwise_s(), half.elementwise_s() + 3 * 12 * kUs);
+  EXPECT_EQ(twice.weight_read_s(), half.weight_read_s());
 }
 
 }  // namespace

@@ -180,8 +180,31 @@ std::string RangeText(const ChangeRange& range, bool with_bounds) {
 
 }  // namespace
 
+namespace {
+
+// "mean TPOT 3.10 ms for 3.68 ms (-15.8 %)".
+std::string ForecastError(const Result& forecast, const Result& run, absl::string_view metric,
+                          absl::string_view name) {
+  const double forecasted = MetricAt(forecast, metric).value_or(0);
+  const double measured = MetricAt(run, metric).value_or(0);
+  return absl::StrFormat("%s %s for %s (%+.1f %%)", name, Time(forecasted), Time(measured),
+                         100 * RelativeChange(measured, forecasted));
+}
+
+}  // namespace
+
 std::string Answer(const Comparison& comparison, int index) {
   const int result = index + 1;
+  const Result& first = comparison.results(0);
+  const Result& second = comparison.results(result);
+  if (first.kind() != second.kind()) {
+    const bool forecast_first = first.kind() == SIMULATED;
+    const Result& forecast = forecast_first ? first : second;
+    const Result& run = forecast_first ? second : first;
+    return absl::StrCat("the forecast ", forecast.label(), " gave, for what ", run.label(),
+                        " measured, ", ForecastError(forecast, run, "tpot.mean", "mean TPOT"),
+                        " and ", ForecastError(forecast, run, "ttft.mean", "mean TTFT"), ".");
+  }
   const bool bounds = !comparison.intervals().empty();
   const ChangeRange tpot = RangeOf(comparison, result, "tpot.mean");
   const ChangeRange ttft = RangeOf(comparison, result, "ttft.mean");

@@ -63,7 +63,9 @@ void Recorder::Acted(absl::Span<const Action> actions, double now) {
         const auto it = live_.find(action.request);
         FABRICAST_CHECK(it != live_.end()) << "request " << action.request << " ended twice";
         const Live& live = it->second;
-        if (action.reason != FinishReason::kCancelled) {
+        if (action.reason == FinishReason::kCancelled) {
+          ++cancelled_;
+        } else {
           ++finished_;
           prompt_tokens_ += live.prompt_tokens;
           output_tokens_ += live.output_tokens;
@@ -227,6 +229,7 @@ Result Recorder::Finish() {
   result.set_requests(arrived_);
   result.set_finished(finished_);
   result.set_rejected(rejected_);
+  result.set_cancelled(cancelled_);
   result.set_prompt_tokens(prompt_tokens_);
   result.set_output_tokens(output_tokens_);
   *result.mutable_ttft() = ttft_.Summarize();

@@ -1,7 +1,8 @@
 // Turns what a driver saw into a Result. The simulator and the real engines call the same recorder,
 // so that a metric has one definition (docs/metrics.md).
 //
-// Times are seconds on the driver's own clock and never go back. Not thread-safe.
+// Times are seconds on the driver's own clock and never go back, but that an arrival may be
+// reported late, with its own time. Not thread-safe.
 #ifndef FABRICAST_RUNTIME_METRICS_RECORDER_H_
 #define FABRICAST_RUNTIME_METRICS_RECORDER_H_
 
@@ -101,6 +102,7 @@ class Recorder {
   int64_t arrived_ = 0;
   int64_t finished_ = 0;
   int64_t rejected_ = 0;
+  int64_t cancelled_ = 0;
   int64_t preemptions_ = 0;
   int64_t recomputed_tokens_ = 0;
   int64_t prompt_tokens_ = 0;

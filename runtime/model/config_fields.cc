@@ -1,5 +1,10 @@
 #include "runtime/model/config_fields.h"
 
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -9,6 +14,8 @@
 
 namespace fabricast {
 namespace {
+
+namespace fs = std::filesystem;
 
 using Json = nlohmann::json;
 
@@ -57,6 +64,34 @@ absl::StatusOr<std::string> Standardised(absl::string_view file, absl::string_vi
 
 }  // namespace
 
+absl::StatusOr<std::string> ReadConfigFile(const std::string& path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (!fs::exists(status)) {
+    return absl::NotFoundError(absl::StrCat(path, ": no such file",
+                                            error && error != std::errc::no_such_file_or_directory
+                                                ? absl::StrCat(" (", error.message(), ")")
+                                                : ""));
+  }
+  if (!fs::is_regular_file(status)) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": not a file: give a config.json"));
+  }
+  const uintmax_t bytes = fs::file_size(path, error);
+  if (!error && bytes > kMaxConfigBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": ", bytes, " bytes, and a config.json has at most ", kMaxConfigBytes,
+                     ": give a config.json of Hugging Face"));
+  }
+  std::ifstream in(path, std::ios::binary);
+  std::string text(error ? 0 : bytes, '\0');
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (!in) {
+    return absl::PermissionDeniedError(
+        absl::StrCat(path, ": cannot be read: ", std::strerror(errno)));
+  }
+  return text;
+}
+
 absl::StatusOr<Json> ParsePythonJson(absl::string_view file, absl::string_view text) {
   absl::StatusOr<std::string> standard = Standardised(file, text);
   if (!standard.ok()) return standard.status();
@@ -72,6 +107,22 @@ absl::StatusOr<Json> ParsePythonJson(absl::string_view file, absl::string_view t
         absl::StrCat(file, ": not JSON: ", absl::CHexEscape(cause.substr(0, 2 * kMaxShown)),
                      ": give a config.json of Hugging Face"));
   }
+}
+
+absl::StatusOr<Json> ParseConfigObject(absl::string_view file, absl::string_view text) {
+  if (text.size() > kMaxConfigBytes) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s: %d bytes, and a config.json has at most %d: give a config.json of Hugging Face", file,
+        text.size(), kMaxConfigBytes));
+  }
+  absl::StatusOr<Json> parsed = ParsePythonJson(file, text);
+  if (!parsed.ok()) return parsed.status();
+  if (!parsed->is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(file, ": holds a JSON ", parsed->type_name(),
+                                                   ", not an object: give a config.json of "
+                                                   "Hugging Face"));
+  }
+  return parsed;
 }
 
 ConfigFields::ConfigFields(std::string file, std::string prefix, const Json& object,
@@ -99,6 +150,20 @@ int64_t ConfigFields::WholeOr(absl::string_view field, int64_t lo, int64_t hi, i
   return Find(field) == nullptr ? otherwise : Whole(field, lo, hi);
 }
 
+double ConfigFields::Number(absl::string_view field, double lo, double hi) {
+  const Json* value = Find(field);
+  if (value != nullptr && value->is_number() && lo <= value->get<double>() &&
+      value->get<double>() <= hi) {
+    return value->get<double>();
+  }
+  Invalid(field, absl::StrFormat("give a number from %g to %g", lo, hi));
+  return lo;
+}
+
+double ConfigFields::NumberOr(absl::string_view field, double lo, double hi, double otherwise) {
+  return Find(field) == nullptr ? otherwise : Number(field, lo, hi);
+}
+
 bool ConfigFields::BoolOr(absl::string_view field, bool otherwise) {
   const Json* value = Find(field);
   if (value == nullptr) return otherwise;
@@ -112,6 +177,37 @@ std::string ConfigFields::TextOr(absl::string_view field, absl::string_view othe
   if (value != nullptr && value->is_string()) return value->get<std::string>();
   if (value != nullptr) Invalid(field, "give a string");
   return std::string(otherwise);
+}
+
+std::vector<int64_t> ConfigFields::WholesOr(absl::string_view field, int64_t lo, int64_t hi) {
+  const Json* list = Find(field);
+  if (list == nullptr) return {};
+  bool sound = list->is_array();
+  std::vector<int64_t> numbers;
+  for (const Json& value : *list) {
+    sound = sound && value.is_number_integer() && lo <= value.get<int64_t>() &&
+            value.get<int64_t>() <= hi;
+    if (!sound) break;
+    numbers.push_back(value.get<int64_t>());
+  }
+  if (sound) return numbers;
+  Invalid(field, absl::StrFormat("give a list of whole numbers from %d to %d", lo, hi));
+  return {};
+}
+
+std::vector<std::string> ConfigFields::TextsOr(absl::string_view field) {
+  const Json* list = Find(field);
+  if (list == nullptr) return {};
+  bool sound = list->is_array();
+  std::vector<std::string> texts;
+  for (const Json& value : *list) {
+    sound = sound && value.is_string();
+    if (!sound) break;
+    texts.push_back(value.get<std::string>());
+  }
+  if (sound) return texts;
+  Invalid(field, "give a list of strings");
+  return {};
 }
 
 ConfigFields ConfigFields::Object(absl::string_view field) {

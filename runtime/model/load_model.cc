@@ -1,9 +1,6 @@
 // LoadModel: a name of the catalogue, a file or a folder.
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -33,35 +30,6 @@ std::string CatalogueNames() {
   return absl::StrJoin(ModelCatalogue(), ", ", [](std::string* out, const CatalogueEntry& entry) {
     absl::StrAppend(out, entry.name);
   });
-}
-
-absl::StatusOr<std::string> ReadConfig(const fs::path& path) {
-  const std::string shown = path.string();
-  std::error_code error;
-  const fs::file_status status = fs::status(path, error);
-  if (!fs::exists(status)) {
-    return absl::NotFoundError(absl::StrCat(shown, ": no such file",
-                                            error && error != std::errc::no_such_file_or_directory
-                                                ? absl::StrCat(" (", error.message(), ")")
-                                                : ""));
-  }
-  if (!fs::is_regular_file(status)) {
-    return absl::InvalidArgumentError(absl::StrCat(shown, ": not a file: give a config.json"));
-  }
-  const uintmax_t bytes = fs::file_size(path, error);
-  if (!error && bytes > kMaxConfigBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(shown, ": ", bytes, " bytes, and a config.json has at most ", kMaxConfigBytes,
-                     ": give a config.json of Hugging Face"));
-  }
-  std::ifstream in(path, std::ios::binary);
-  std::string text(error ? 0 : bytes, '\0');
-  in.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (!in) {
-    return absl::PermissionDeniedError(
-        absl::StrCat(shown, ": cannot be read: ", std::strerror(errno)));
-  }
-  return text;
 }
 
 }  // namespace
@@ -96,7 +64,7 @@ absl::StatusOr<Model> LoadModel(absl::string_view spec, absl::string_view quanti
                                             CatalogueNames()));
   }
   if (fs::is_directory(path, error)) path /= "config.json";
-  const absl::StatusOr<std::string> text = ReadConfig(path);
+  const absl::StatusOr<std::string> text = ReadConfigFile(path.string());
   if (!text.ok()) return text.status();
   return ParseModelConfig(path.string(), *text, quantization);
 }

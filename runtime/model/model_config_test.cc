@@ -4,6 +4,7 @@
 #include <iterator>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
@@ -56,6 +57,15 @@ Model Sure(const Fields& fields, const std::string& quantization = "") {
     return {};
   }
   return *std::move(model);
+}
+
+Fields Experts(const Fields& fields = {}) {
+  Fields all = {{"architectures", R"(["Qwen3MoeForCausalLM"])"},
+                {"num_experts", "16"},
+                {"num_experts_per_tok", "4"},
+                {"moe_intermediate_size", "256"}};
+  for (const auto& [field, text] : fields) all[field] = text;
+  return all;
 }
 
 std::string ErrorOf(const Fields& fields, const std::string& quantization = "") {
@@ -121,7 +131,8 @@ TEST(ModelConfigTest, UnknownArchitecturesAreNamedBesideTheKnown) {
   EXPECT_EQ(
       status.message(),
       R"(m/config.json: architectures: ["MixtralForCausalLM"]: not a known architecture: use a )"
-      "model of LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM");
+      "model of LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, "
+      "Qwen3MoeForCausalLM");
   for (const char* text : {"", "null", "[]", "[1]", R"("LlamaForCausalLM")", "{}"}) {
     EXPECT_EQ(Parse({{"architectures", text}}).status().code(), absl::StatusCode::kInvalidArgument)
         << text;
@@ -164,6 +175,19 @@ TEST(ModelConfigTest, TheLargestSizesDoNotOverflow) {
   // 10^4 x 2^20 x (4 x 2^22 + 3 x 2^22) + smaller ones: 3.1e17.
   EXPECT_GT(model.parameters(), 300'000'000'000'000'000);
   EXPECT_GT(model.weight_bytes(), 2 * 300'000'000'000'000'000);
+  const Model experts = Sure(Experts({{"hidden_size", "1048576"},
+                                      {"num_hidden_layers", "10000"},
+                                      {"num_attention_heads", "4096"},
+                                      {"num_key_value_heads", "4096"},
+                                      {"head_dim", "1024"},
+                                      {"num_experts", "65536"},
+                                      {"num_experts_per_tok", "65536"},
+                                      {"moe_intermediate_size", "256"},
+                                      {"vocab_size", "67108864"}}));
+  // 10^4 x 2^20 x (4 x 2^22 + 3 x 2^24) + smaller ones: 7.0e17.
+  EXPECT_GT(experts.parameters(), 700'000'000'000'000'000);
+  EXPECT_GT(experts.weight_bytes(), 2 * 700'000'000'000'000'000);
+  EXPECT_GT(WithActivationBytes(experts, 4).kv_bytes_per_token(), 0);
 }
 
 TEST(ModelConfigTest, KeyValueHeadsMustDivideTheHeads) {
@@ -280,6 +304,43 @@ TEST(ModelConfigTest, OtherActivationFunctionsAreRefused) {
   EXPECT_EQ(Parse({{"hidden_act", R"("gelu")"}}).status().code(), absl::StatusCode::kUnimplemented);
 }
 
+TEST(ModelConfigTest, AMixtureOfExpertsMayHaveDenseLayers) {
+  const Model all = Sure(Experts());
+  ASSERT_EQ(all.kinds.size(), 1u);
+  EXPECT_EQ(all.kinds[0].name, "experts");
+  const Model mixed = Sure(Experts({{"decoder_sparse_step", "2"}}));
+  ASSERT_EQ(mixed.kinds.size(), 2u);
+  EXPECT_EQ(mixed.layer(0).name, "dense");
+  EXPECT_EQ(mixed.layer(1).name, "experts");
+  EXPECT_EQ(mixed.layers, (std::vector<int>{0, 1, 0, 1}));
+  // 3 x 1,024 x 2,048 in place of 16 x 3 x 1,024 x 256 and a router of 1,024 x 16, in two layers.
+  EXPECT_EQ(all.parameters() - mixed.parameters(),
+            2 * (16 * 3 * 1024 * 256 + 1024 * 16 - 3 * 1024 * 2048));
+}
+
+TEST(ModelConfigTest, Int4NeedsWholeGroupsInExperts) {
+  EXPECT_TRUE(Parse(Experts({{"intermediate_size", "2000"}}), "int4").ok());
+  EXPECT_THAT(ErrorOf(Experts({{"moe_intermediate_size", "192"}}), "int4"),
+              HasSubstr("moe_intermediate_size: 192: 192 inputs are not whole INT4 groups"));
+  EXPECT_THAT(ErrorOf(Experts({{"intermediate_size", "2000"}, {"mlp_only_layers", "[2]"}}), "int4"),
+              HasSubstr("intermediate_size: 2000"));
+}
+
+// As Qwen's FP8 checkpoints and AutoAWQ's list them: these count as BF16 anyway.
+TEST(ModelConfigTest, NormsAndRoutersMayStayAsTheyAre) {
+  EXPECT_EQ(Sure(Experts({{"quantization_config",
+                           R"({"quant_method":"fp8","modules_to_not_convert":["lm_head",
+                               "model.layers.0.input_layernorm","model.layers.0.mlp.gate"]})"}}))
+                .layer_format,
+            WeightFormat::kFp8);
+  EXPECT_EQ(Parse(Experts({{"quantization_config",
+                            R"({"quant_method":"awq","bits":4,"group_size":128,
+                                "modules_to_not_convert":["gate_proj"]})"}}))
+                .status()
+                .code(),
+            absl::StatusCode::kUnimplemented);
+}
+
 TEST(ModelConfigTest, PythonsNumbersAreUnderstoodWhereNoneIsNeeded) {
   EXPECT_TRUE(
       Parse({{"time_step_limit", "[0.0, Infinity, -Infinity, NaN]"}, {"x", R"("NaN \" Infinity")"}})
@@ -328,11 +389,14 @@ TEST(ModelConfigTest, PublishedConfigsParseOrAreRefusedByArchitecture) {
     const std::string text(std::istreambuf_iterator<char>(in), {});
     const absl::StatusOr<Model> model = ParseModelConfig(entry.path().string(), text);
     const std::string stem = entry.path().stem().string();
-    if (absl::StartsWith(stem, "llama-3.1-")) {
+    const bool llama = absl::StartsWith(stem, "llama-3.1-");
+    if (llama || stem == "qwen3-235b-a22b") {
       ASSERT_TRUE(model.ok()) << model.status();
       EXPECT_EQ(model->name, stem);
-      EXPECT_EQ(model->parameters(), LoadModel(stem + "-instruct")->parameters()) << stem;
-      EXPECT_EQ(model->weight_bytes(), LoadModel(stem + "-instruct")->weight_bytes()) << stem;
+      const absl::StatusOr<Model> bundled = LoadModel(llama ? stem + "-instruct" : stem);
+      ASSERT_TRUE(bundled.ok()) << bundled.status();
+      EXPECT_EQ(model->parameters(), bundled->parameters()) << stem;
+      EXPECT_EQ(model->weight_bytes(), bundled->weight_bytes()) << stem;
       ++parsed;
     } else {
       EXPECT_EQ(model.status().code(), absl::StatusCode::kUnimplemented) << model.status();
@@ -341,7 +405,7 @@ TEST(ModelConfigTest, PublishedConfigsParseOrAreRefusedByArchitecture) {
       ++refused;
     }
   }
-  EXPECT_GE(parsed, 3);
+  EXPECT_GE(parsed, 4);
   EXPECT_GE(refused, 1);
 }
 

@@ -31,6 +31,7 @@ std::vector<std::string> OperatorNames(const LayerKind& kind) {
       names.push_back(elementwise->name);
     }
     if (std::holds_alternative<AttentionOp>(op)) names.push_back("attention");
+    if (std::holds_alternative<RoutedExpertsOp>(op)) names.push_back("experts");
   }
   return names;
 }
@@ -194,6 +195,109 @@ TEST(TensorParallelTest, SplitsMustKeepInt4GroupsWhole) {
   EXPECT_EQ(Load("qwen2.5-72b-instruct", "int4").CheckTensorParallel(2).message(),
             "qwen2.5-72b-instruct: down's 29568 inputs over 2 GPUs are 14784 each, which cuts an "
             "INT4 group of 128: use 1");
+}
+
+constexpr char kMixture[] = "qwen3-235b-a22b";
+
+TEST(ExpertsTest, ALayerRoutesToItsExperts) {
+  EXPECT_THAT(
+      OperatorNames(Load(kMixture).layer(0)),
+      ElementsAre("input_norm", "qkv", "qk_norm", "rope", "attention", "o", "post_attention_norm",
+                  "router", "top_k", "experts", "swiglu", "combine"));
+}
+
+TEST(ExpertsTest, Qwen3235BHasThePublishedParameters) {
+  const Model model = Load(kMixture);
+  ASSERT_EQ(model.num_layers(), 94);
+  // qkv      4,096 x (64 + 2 x 4) x 128 =    37,748,736
+  // o        8,192 x 4,096              =    33,554,432
+  // router   4,096 x 128                =       524,288
+  // experts  128 x 3 x 4,096 x 1,536    = 2,415,919,104
+  // norms    2 x 4,096 + 2 x 128        =         8,448
+  EXPECT_EQ(model.layer(0).parameters(), 2'487'755'008);
+  // 94 x 2,487,755,008 + 2 x 151,936 x 4,096 + 4,096: "235B".
+  EXPECT_EQ(model.parameters(), 235'093'634'560);
+  EXPECT_EQ(model.weight_bytes(), 2 * model.parameters());
+}
+
+TEST(ExpertsTest, ATokenGoesThrough22BOfThem) {
+  const Model model = Load(kMixture);
+  // 8 experts of 18,874,368 in place of 128; the rest as above.
+  EXPECT_EQ(model.layer(0).active_parameters(), 71'303'168 + 524'288 + 150'994'944 + 8'448);
+  // 94 x 222,830,848 + 1,244,659,712 + 4,096: "22B activated".
+  EXPECT_EQ(model.active_parameters(), 22'190'763'520);
+  // Two operations for each of them but norms and the embedding, which is looked up.
+  EXPECT_EQ(model.flops_per_token(0), 2.0 * (94 * (222'830'848.0 - 8'448) + 622'329'856));
+  // Dense models use all they have.
+  EXPECT_EQ(Load("qwen3-32b").active_parameters(), Load("qwen3-32b").parameters());
+}
+
+TEST(ExpertsTest, Int4QuantizesExpertsAndAttentionButNotTheRouter) {
+  const Model model = Load("qwen3-235b-a22b-awq-int4");
+  EXPECT_EQ(model.layer_format, WeightFormat::kInt4Group128);
+  // An expert: 18,874,368 weights / 128 = 147,456 groups of 66.5 B = 9,805,824 B. Attention:
+  // 71,303,168 weights: 37,044,224 B. Router 524,288 x 2 B, norms 8,448 x 2 B.
+  EXPECT_EQ(model.layer(0).weight_bytes(), 128 * 9'805'824 + 37'044'224 + 1'048'576 + 16'896);
+  // 94 x 1,293,255,168 + 2 x 1,244,659,712 + 8,192: 124 GB, as the checkpoint has on disk.
+  EXPECT_EQ(model.weight_bytes(), 124'055'313'408);
+  EXPECT_EQ(Load(kMixture, "int4").weight_bytes(), model.weight_bytes());
+}
+
+TEST(ExpertsTest, MoreTokensTouchMoreExperts) {
+  // E (1 - (1 - k/E)^n): 4 (1 - 1/2) = 2, 4 (1 - 1/4) = 3, 4 (1 - 1/8) = 3.5.
+  EXPECT_EQ(ExpectedExpertsTouched(4, 2, 1), 2);
+  EXPECT_EQ(ExpectedExpertsTouched(4, 2, 2), 3);
+  EXPECT_EQ(ExpectedExpertsTouched(4, 2, 3), 3.5);
+  EXPECT_EQ(ExpectedExpertsTouched(4, 2, 0), 0);
+  EXPECT_EQ(ExpectedExpertsTouched(4, 4, 1), 4);
+  EXPECT_EQ(ExpectedExpertsTouched(1, 1, 7), 1);  // a dense matrix
+  // 128 (1 - 0.9375^16) = 128 x 0.64393; all of them in the end.
+  EXPECT_NEAR(ExpectedExpertsTouched(128, 8, 16), 82.423, 0.001);
+  EXPECT_NEAR(ExpectedExpertsTouched(128, 8, 2048), 128, 1e-9);
+}
+
+TEST(ExpertsTest, DecodeReadsTheExpertsTouched) {
+  const Model model = Load(kMixture);
+  // Two tokens touch 128 (1 - (15/16)^2) = 15.5 experts of 37,748,736 B; what all tokens go through
+  // is 2 x 71,835,904 B. Activations of a token, in elements:
+  //   norms            2 x 4 x 4,096            =  32,768
+  //   qkv              4,096 + 9,216            =  13,312
+  //   qk_norm, rope    2 x 2 x (64 + 4) x 128   =  34,816
+  //   attention        2 x 64 x 128             =  16,384
+  //   o                8,192 + 4,096            =  12,288
+  //   router, top_k    4,096 + 128 + 128        =   4,352
+  //   experts          8 x (2 x 4,096 + 3 x 1,536) = 102,400
+  //   swiglu           8 x 3 x 1,536            =  36,864
+  //   combine          (8 + 1) x 4,096          =  36,864
+  // together 290,048 x 2 B; KV of a token: 2 x 4 x 128 x 2 B = 2,048 B.
+  EXPECT_EQ(model.layer(0).decode_bytes(2, 1000),
+            2 * 71'835'904.0 + 15.5 * 37'748'736 + 2 * (580'096.0 + 1000 * 2048));
+}
+
+TEST(ExpertsTest, TensorParallelismSlicesEveryExpert) {
+  const Model model = Load("qwen3-235b-a22b-awq-int4");
+  for (int tp : {1, 2, 4}) EXPECT_TRUE(model.CheckTensorParallel(tp).ok()) << tp;
+  // 1,536 / 8 = 192 = 1.5 groups.
+  EXPECT_EQ(model.CheckTensorParallel(8).message(),
+            "qwen3-235b-a22b-awq-int4: an expert's 1536 inputs over 8 GPUs are 192 each, which "
+            "cuts an INT4 group of 128: use 1, 2 or 4");
+  EXPECT_TRUE(Load(kMixture).CheckTensorParallel(8).ok());
+}
+
+TEST(ActivationBytesTest, Float32DoublesActivationsAndCacheAndLeavesWeights) {
+  for (const char* name : {"llama-3.1-8b-instruct", kMixture}) {
+    const Model half = Load(name);
+    const Model full = WithActivationBytes(half, 4);
+    EXPECT_EQ(half.activation_bytes, 2);
+    EXPECT_EQ(full.activation_bytes, 4);
+    EXPECT_EQ(full.boundary_bytes_per_token(), 4 * half.hidden);
+    EXPECT_EQ(full.kv_bytes_per_token(), 2 * half.kv_bytes_per_token());
+    EXPECT_EQ(full.weight_bytes(), half.weight_bytes());
+    // What is not weights doubles.
+    const double weights = WithActivationBytes(half, 0).layer(0).decode_bytes(3, 100);
+    EXPECT_EQ(full.layer(0).decode_bytes(3, 100) - weights,
+              2 * (half.layer(0).decode_bytes(3, 100) - weights));
+  }
 }
 
 }  // namespace

@@ -24,15 +24,21 @@ constexpr double kGb = 1e9;
 constexpr int64_t kBalanceRequests = 8;
 constexpr int64_t kBalanceContext = 2048;
 
-// Widest activations of a step, a token: input, residual, normed input and output in BF16, the
-// widest pair of consecutive matrix products, of which both sides live at once.
+// Widest activations of a step, a token: input, residual, normed input and output, the widest pair
+// of consecutive matrix products, of which both sides live at once. Of routed experts both sides
+// are there once for each expert that the token goes through, but for the input of the first.
 int64_t ActivationBytesPerToken(const Model& model, int tp) {
   int64_t widest = 0;
   for (const LayerKind& kind : model.kinds) {
     int64_t layer = 0;
     for (const Operator& op : kind.operators) {
       if (const auto* linear = std::get_if<LinearOp>(&op)) {
-        layer = std::max(layer, 2 * (linear->in + linear->out) / tp);
+        layer = std::max(layer, model.activation_bytes * (linear->in + linear->out) / tp);
+      }
+      if (const auto* experts = std::get_if<RoutedExpertsOp>(&op)) {
+        const int64_t gate_up = experts->in + experts->per_token * 2 * experts->ffn;
+        const int64_t down = experts->per_token * (experts->ffn + experts->in);
+        layer = std::max(layer, model.activation_bytes * std::max(gate_up, down) / tp);
       }
     }
     widest = std::max(widest, layer);
@@ -155,11 +161,22 @@ std::vector<int> EvenLayers(int layers, int stages) {
   return result;
 }
 
-// Layers that stage `s` can hold with room for a KV cache of one request of `min_context` tokens.
-int MostLayers(const Topology& topology, const Model& model, const PlanOptions& options,
+// `model` with the heaviest of its layers in place of all; most models have one kind of layer.
+Model WithHeaviestLayers(const Model& model) {
+  Model result = model;
+  if (model.kinds.size() < 2) return result;
+  const auto heaviest = std::max_element(
+      model.kinds.begin(), model.kinds.end(),
+      [](const LayerKind& a, const LayerKind& b) { return a.weight_bytes() < b.weight_bytes(); });
+  const int index = static_cast<int>(heaviest - model.kinds.begin());
+  std::fill(result.layers.begin(), result.layers.end(), index);
+  return result;
+}
+
+// Layers that `stage` can hold, whichever they are, with room for a block of KV cache.
+int MostLayers(const Topology& topology, const Model& given, const PlanOptions& options,
                const Stage& stage) {
-  // Dense families have one kind of layer, so which layers does not matter; with several kinds, the
-  // heaviest bounds.
+  const Model model = WithHeaviestLayers(given);
   int fits = 0;
   Stage trial = stage;
   trial.first_layer = 0;
@@ -345,6 +362,28 @@ StageCost CostOf(const Topology& topology, const Model& model, int tp, const Sta
   return StageCost(model, spec, topology.kernels(slowest), std::move(options));
 }
 
+int64_t ActivationBytes(const GpuNode& gpu) {
+  return gpu.spec.has_activation_bytes() ? gpu.spec.activation_bytes() : 2;
+}
+
+// Of all stages; an error if they differ, since a stage passes on what it has.
+absl::StatusOr<int64_t> CommonActivationBytes(const Topology& topology,
+                                              const std::vector<Stage>& stages) {
+  const GpuNode& first = topology.gpus()[stages.front().gpus.front()];
+  for (const Stage& stage : stages) {
+    for (int gpu : stage.gpus) {
+      const GpuNode& other = topology.gpus()[gpu];
+      if (ActivationBytes(other) == ActivationBytes(first)) continue;
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "%s: activations are %d bytes an element on %s (%s) and %d on %s (%s), and stages pass "
+          "them on as they are: leave processors or GPUs out of `ranks`",
+          topology.name(), ActivationBytes(first), first.name, first.spec.name(),
+          ActivationBytes(other), other.name, other.spec.name()));
+    }
+  }
+  return ActivationBytes(first);
+}
+
 absl::Status CheckPrices(const Topology& topology, const Model& model,
                          const std::vector<Stage>& stages) {
   for (const Stage& stage : stages) {
@@ -388,15 +427,18 @@ absl::Status ParseSplit(absl::string_view text, PlanOptions& options) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Plan> MakePlan(const Topology& topology, const Model& model,
+absl::StatusOr<Plan> MakePlan(const Topology& topology, const Model& given,
                               const PlanOptions& options) {
   // Whether the model can be divided at all is the more useful answer, so it comes first.
-  if (absl::Status status = model.CheckTensorParallel(options.tensor_parallel); !status.ok()) {
+  if (absl::Status status = given.CheckTensorParallel(options.tensor_parallel); !status.ok()) {
     return status;
   }
   if (absl::Status status = CheckRanges(options); !status.ok()) return status;
   absl::StatusOr<std::vector<Stage>> stages = GroupGpus(topology, options);
   if (!stages.ok()) return stages.status();
+  const absl::StatusOr<int64_t> activation_bytes = CommonActivationBytes(topology, *stages);
+  if (!activation_bytes.ok()) return activation_bytes.status();
+  const Model model = WithActivationBytes(given, *activation_bytes);
   const int num_stages = static_cast<int>(stages->size());
   if (num_stages > model.num_layers()) {
     return absl::InvalidArgumentError(absl::StrFormat(
@@ -431,6 +473,7 @@ absl::StatusOr<Plan> MakePlan(const Topology& topology, const Model& model,
 
   Plan plan;
   plan.tensor_parallel = options.tensor_parallel;
+  plan.boundary_bytes_per_token = model.boundary_bytes_per_token();
   bool fits = true;
   int64_t blocks = std::numeric_limits<int64_t>::max();
   for (Stage& stage : *stages) {
@@ -459,7 +502,10 @@ absl::StatusOr<Plan> MakePlan(const Topology& topology, const Model& model,
 }
 
 StageCost MakeStageCost(const Topology& topology, const Model& model, const Plan& plan, int index) {
-  return CostOf(topology, model, plan.tensor_parallel, plan.stages[index]);
+  const Stage& stage = plan.stages[index];
+  const int64_t activation_bytes = ActivationBytes(topology.gpus()[stage.gpus.front()]);
+  return CostOf(topology, WithActivationBytes(model, activation_bytes), plan.tensor_parallel,
+                stage);
 }
 
 std::vector<PipelineHop> HopsOf(const Plan& plan) {
@@ -476,6 +522,22 @@ int64_t LongestContext(const Plan& plan, const Model& model, int64_t requests) {
   FABRICAST_CHECK(requests >= 1) << "requests=" << requests;
   const int64_t blocks = plan.scheduler.kv_blocks / requests;
   return std::min(blocks * plan.scheduler.kv_block_tokens, model.max_context);
+}
+
+void AddPlan(const Plan& plan, const Topology& topology, Result& result) {
+  *result.mutable_plan() = ToProto(plan, topology);
+  if (plan.scheduler.kv_blocks > 0) {
+    result.set_kv_peak_fraction(static_cast<double>(result.kv_peak_blocks()) /
+                                static_cast<double>(plan.scheduler.kv_blocks));
+  }
+  int gpu = 0;
+  for (const Stage& stage : plan.stages) {
+    for (size_t i = 0; i < stage.gpus.size(); ++i) {
+      result.mutable_plan()->mutable_memory(gpu++)->set_kv_peak_bytes(
+          result.kv_peak_blocks() * plan.scheduler.kv_block_tokens *
+          stage.memory.kv_bytes_per_token);
+    }
+  }
 }
 
 std::string StageName(const Stage& stage, const Topology& topology) {

@@ -66,19 +66,24 @@ struct Plan {
   int tensor_parallel = 1;
   std::vector<Stage> stages;
   SchedulerOptions scheduler;  // with kv_blocks = the stage with the fewest
+  // Of the activations of one token between two stages, in what the GPUs keep them in.
+  int64_t boundary_bytes_per_token = 0;
 
   int64_t kv_tokens() const { return scheduler.kv_blocks * scheduler.kv_block_tokens; }
 };
 
-// Every stage gets at least one layer. Fails with
+// Every stage gets at least one layer. Activations and KV cache are counted in what the GPUs' specs
+// say (`activation_bytes`: 2, float32 on processors 4), whatever `model` has. Fails with
 // - kInvalidArgument: options that contradict the model or the topology: 128 heads over 3 GPUs, 5
-//   stages on 3 GPUs, a split that does not add up, a tensor-parallel group across hosts
+//   stages on 3 GPUs, a split that does not add up, a tensor-parallel group across hosts, stages
+//   whose activations differ in size (processors and GPUs)
 // - kResourceExhausted: it does not fit. Names the GPU, the shortfall in GB and the nearest plan
 //   that fits, or how many such GPUs it would take.
 absl::StatusOr<Plan> MakePlan(const Topology& topology, const Model& model,
                               const PlanOptions& options);
 
-// The cost of stage `index` of `plan`. The arguments may go: it copies.
+// The cost of stage `index` of `plan`, activations counted as MakePlan does. The arguments may go:
+// it copies.
 StageCost MakeStageCost(const Topology& topology, const Model& model, const Plan& plan, int index);
 
 // A transfer of the pipeline: activations from a stage to the next, tokens from the last to the
@@ -99,6 +104,10 @@ int64_t LongestContext(const Plan& plan, const Model& model, int64_t requests);
 
 // The plan as results carry it.
 PlanResult ToProto(const Plan& plan, const Topology& topology);
+
+// Adds to the result of a run what follows from its plan: the plan itself, and how much of the KV
+// cache the run's peak was.
+void AddPlan(const Plan& plan, const Topology& topology, Result& result);
 
 // "node_a.gpu0", or "node_a.gpu0+gpu1" for a tensor-parallel group.
 std::string StageName(const Stage& stage, const Topology& topology);

@@ -683,5 +683,82 @@ TEST(PricesTest, ACalibrationWithoutTheModelsFormatIsNamed) {
               HasSubstr("calibration bf16_only: no curve for int4 weights"));
 }
 
+TEST(ExpertsPlanTest, AllExpertsOfAStageAreInItsMemory) {
+  const Plan plan = MustPlan(Cluster("trinity_200g"), ModelOf("qwen3-235b-a22b-awq-int4"));
+  EXPECT_THAT(LayersOf(plan), ElementsAre(32, 31, 31));
+  // A layer: 128 x 9,805,824 of experts, 37,044,224 of attention, 1,048,576 of the router and
+  // 16,896 of norms.
+  EXPECT_EQ(plan.stages[1].memory.weights, 31 * int64_t{1'293'255'168});
+  // 4 x 4,096 elements and down's both sides for each of 8 experts, 8 x (1,536 + 4,096): 61,440 x
+  // 2 B a token.
+  EXPECT_EQ(plan.stages[1].memory.activations, 2048 * 122'880);
+}
+
+TEST(ExpertsPlanTest, ASplitThatFitsIsFoundByTheHeaviestLayers) {
+  const absl::StatusOr<Model> model = ParseModelConfig("mixed.json", R"({
+      "architectures": ["Qwen3MoeForCausalLM"], "hidden_size": 8192, "intermediate_size": 8192,
+      "num_hidden_layers": 20, "num_attention_heads": 64, "num_key_value_heads": 8,
+      "vocab_size": 32000, "max_position_embeddings": 4096, "num_experts": 128,
+      "num_experts_per_tok": 8, "moe_intermediate_size": 2048,
+      "mlp_only_layers": [0, 1, 2, 3, 4, 5, 6, 7]})");
+  ASSERT_TRUE(model.ok()) << model.status();
+  // A layer of experts takes 13.2 GB, a dense one 0.7: an H200 holds 10 of the former. The last 15
+  // layers have 12 of them.
+  PlanOptions options = WithSplit("5,15");
+  options.stages = 2;
+  EXPECT_THAT(Refusal(Cluster("h200_x4"), *model, options, absl::StatusCode::kResourceExhausted),
+              HasSubstr("The nearest that fits: --split 10,10"));
+  options = WithSplit("10,10");
+  options.stages = 2;
+  EXPECT_GT(MustPlan(Cluster("h200_x4"), *model, options).stages[1].memory.left(), 0);
+}
+
+TEST(LocalCpuPlanTest, ActivationsAndKvCacheAreFloat32) {
+  const Topology topology = Cluster("local_cpu");
+  const Model model = ModelOf(k1b);
+  const Plan plan = MustPlan(topology, model);
+  EXPECT_THAT(LayersOf(plan), ElementsAre(6, 5, 5));
+  EXPECT_EQ(plan.boundary_bytes_per_token, 2048 * 4);
+  // 2 x 8 KV heads x 64 x 4 B a layer.
+  EXPECT_EQ(plan.stages[1].memory.kv_bytes_per_token, 5 * 4096);
+  // (4 x 2,048 + 2,048 + 2 x 8,192) elements a token.
+  EXPECT_EQ(plan.stages[1].memory.activations, 2048 * 26'624 * 4);
+  EXPECT_EQ(plan.stages[1].memory.capacity, 8'000'000'000);
+  // The same model in BF16 on GPUs.
+  const Plan gpus = MustPlan(Cluster("trinity_200g"), model);
+  EXPECT_EQ(gpus.boundary_bytes_per_token, 2048 * 2);
+  EXPECT_EQ(gpus.stages[1].memory.kv_bytes_per_token, 5 * 2048);
+  // The price, too.
+  const StageCostOptions options{.first_layer = 6, .num_layers = 5};
+  const auto seconds = [](const StageCost& cost) {
+    return TotalSeconds(cost.Explain(BatchShape::Decode(4, 1000)));
+  };
+  const double made = seconds(MakeStageCost(topology, model, plan, 1));
+  const GpuSpec& spec = topology.gpus()[1].spec;
+  EXPECT_EQ(made,
+            seconds(StageCost(WithActivationBytes(model, 4), spec, topology.kernels(1), options)));
+  EXPECT_GT(made, seconds(StageCost(model, spec, topology.kernels(1), options)));
+}
+
+TEST(LocalCpuPlanTest, ProcessorsAndGpusDoNotShareAPipeline) {
+  const absl::StatusOr<Topology> mixed = Topology::Parse("mixed.txtpb", R"(
+      name: "mixed"
+      hosts {
+        name: "a"
+        spec: "trinity_host_a"
+        gpus { name: "gpu0" spec: "rtx_5090" slot: "slot1" }
+        gpus { name: "cpu0" spec: "cpu_x86" }
+      })");
+  ASSERT_TRUE(mixed.ok()) << mixed.status();
+  EXPECT_EQ(Refusal(*mixed, ModelOf(k1b), {}, absl::StatusCode::kInvalidArgument),
+            "mixed: activations are 2 bytes an element on a.gpu0 (rtx_5090) and 4 on a.cpu0 "
+            "(cpu_x86), and stages pass them on as they are: leave processors or GPUs out of "
+            "`ranks`");
+  // One stage is one or the other.
+  PlanOptions one;
+  one.stages = 1;
+  EXPECT_EQ(MustPlan(*mixed, ModelOf(k1b), one).boundary_bytes_per_token, 4096);
+}
+
 }  // namespace
 }  // namespace fabricast

@@ -69,7 +69,8 @@ int Show(const TopologyCommandFlags& flags) {
     for (const GpuNode& gpu : topology.gpus()) {
       table.Row(gpu.name, {gpu.spec.name(), absl::StrFormat("%.0f GB", gpu.spec.memory_gb()),
                            absl::StrFormat("%.0f GB/s", gpu.spec.memory_bandwidth_gb_s()),
-                           absl::StrFormat("%.0f TFLOPS", gpu.spec.bf16_tflops()),
+                           absl::StrFormat("%.*f TFLOPS", gpu.spec.bf16_tflops() < 10 ? 2 : 0,
+                                           gpu.spec.bf16_tflops()),
                            absl::StrFormat("%.0f W", gpu.spec.power_limit_w())});
     }
     table.Section("From each GPU to the next");
