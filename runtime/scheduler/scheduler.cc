@@ -246,10 +246,11 @@ absl::Status Scheduler::Impl::WhyNever(int64_t prompt_tokens, int64_t max_output
   // The last output token is sampled and never computed, so it takes no place.
   const int64_t cache_tokens = options.kv_blocks * options.kv_block_tokens;
   if (prompt_tokens > cache_tokens || max_output_tokens - 1 > cache_tokens - prompt_tokens) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "a prompt of ", prompt_tokens, " tokens with up to ", max_output_tokens,
-        " of output, the last of which is not cached, does not fit the KV cache of ",
-        options.kv_blocks, " blocks x ", options.kv_block_tokens, " = ", cache_tokens, " tokens"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("a prompt of ", prompt_tokens, " tokens with up to ", max_output_tokens,
+                     " of output, the last of which is not cached, does not fit the KV cache of ",
+                     options.kv_blocks, " blocks x ", options.kv_block_tokens, " = ", cache_tokens,
+                     " tokens: shorten one of them or give the cache more blocks"));
   }
   return absl::OkStatus();
 }

@@ -269,7 +269,8 @@ TEST(SchedulerTest, OnlyWhatCanNeverFitTheCacheIsRejected) {
   EXPECT_THAT(t.Arrive(1, 10, 8),
               ElementsAre("reject 1 RESOURCE_EXHAUSTED: a prompt of 10 tokens with up to 8 of "
                           "output, the last of which is not cached, does not fit the KV cache of 4 "
-                          "blocks x 4 = 16 tokens"));
+                          "blocks x 4 = 16 tokens: shorten one of them or give the cache more "
+                          "blocks"));
   EXPECT_TRUE(t.scheduler().idle());
   EXPECT_THAT(t.Arrive(2, 10, 7), ElementsAre("admit 2", "launch 0: 2[0,10]s"));
   for (MicroBatchId id = 0; id < 6; ++id) t.Done(id);
