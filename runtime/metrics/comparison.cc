@@ -201,9 +201,9 @@ std::string Answer(const Comparison& comparison, int index) {
     const bool forecast_first = first.kind() == SIMULATED;
     const Result& forecast = forecast_first ? first : second;
     const Result& run = forecast_first ? second : first;
-    return absl::StrCat("the forecast ", forecast.label(), " gave, for what ", run.label(),
-                        " measured, ", ForecastError(forecast, run, "tpot.mean", "mean TPOT"),
-                        " and ", ForecastError(forecast, run, "ttft.mean", "mean TTFT"), ".");
+    return absl::StrCat("the forecast, ", forecast.label(), ", of what ", run.label(), " is ",
+                        ForecastError(forecast, run, "tpot.mean", "mean TPOT"), " and ",
+                        ForecastError(forecast, run, "ttft.mean", "mean TTFT"), ".");
   }
   const bool bounds = !comparison.intervals().empty();
   const ChangeRange tpot = RangeOf(comparison, result, "tpot.mean");

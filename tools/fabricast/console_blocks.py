@@ -5,7 +5,8 @@
     console_blocks.py update BINARY FILE...    rewrites the blocks
 
 A block begins with "$ ./fabricast ...", which may go on over lines that end in a backslash. Commands that name input
-files run in --data DIR and are passed over where it has no such files.
+files run in --data DIR and are passed over where it has no such files; all others run in the current folder, that of the
+repository.
 """
 
 import argparse
@@ -52,7 +53,7 @@ def main():
             if not all(os.path.exists(os.path.join(args.data, name)) for name in files_of(words)):
                 print(f"{path}: passed over, its input files are not there: {' '.join(words)}")
                 return match[0]
-            output = printed(binary, words, args.data)
+            output = printed(binary, words, args.data if files_of(words) else ".")
             checked += 1
             if output != match["output"]:
                 differ += 1

@@ -1,5 +1,6 @@
 // fabricast simulate and fabricast compare.
 
+#include <algorithm>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/metrics/comparison.h"
 #include "runtime/metrics/condition.h"
@@ -17,6 +19,7 @@
 #include "tools/fabricast/inputs.h"
 #include "tools/fabricast/progress.h"
 #include "tools/fabricast/report.h"
+#include "tools/fabricast/result_file.h"
 
 namespace fabricast {
 namespace {
@@ -30,8 +33,8 @@ struct ForecastFlags {
   std::string trace_file;
   Format format = Format::kText;
 
-  void AddTo(CLI::App& command) {
-    model.AddTo(command);
+  void AddTo(CLI::App& command, bool model_required) {
+    model.AddTo(command, model_required);
     workload.AddTo(command);
     topology.AddTo(command);
     plan.AddTo(command);
@@ -163,8 +166,66 @@ int RunSimulate(const std::string& file, const ForecastFlags& flags) {
   return status.ok() ? *status : Fail(status.status());
 }
 
+// Results that `run --out` and `simulate --format=json` wrote, set side by side.
+int CompareSaved(const std::vector<std::string>& files, const ForecastFlags& flags) {
+  absl::StatusOr<std::vector<Condition>> conditions = ParseConditions(flags, /*baseline=*/true);
+  if (!conditions.ok()) return Fail(conditions.status());
+  std::vector<Result> results;
+  for (const std::string& file : files) {
+    absl::StatusOr<Result> result = ReadResult(file);
+    if (!result.ok()) return Fail(result.status());
+    if (result->kind() == MEASURED) result->mutable_label()->append(" measured");
+    const std::string label = result->label();
+    for (int times = 2;
+         std::any_of(results.begin(), results.end(),
+                     [&](const Result& other) { return other.label() == result->label(); });
+         ++times) {
+      result->set_label(absl::StrCat(label, " (", times, ")"));
+    }
+    if (!result->partial().empty()) {
+      result->add_warnings(absl::StrCat(file, ": partial (", result->partial(), ")"));
+    }
+    results.push_back(*std::move(result));
+  }
+  for (const Result& result : results) {
+    const auto differs = [&](const std::string& field, const std::string& a, const std::string& b) {
+      if (a == b) return;
+      results[0].add_warnings(absl::StrCat("not the same ", field, ": ", results[0].label(),
+                                           " has ", a, ", ", result.label(), " has ", b));
+    };
+    const Inputs& first = results[0].inputs();
+    differs("model", first.model(), result.inputs().model());
+    differs("workload", first.workload_description(), result.inputs().workload_description());
+    differs("number of stages", absl::StrCat(results[0].stages_size()),
+            absl::StrCat(result.stages_size()));
+  }
+  const Comparison comparison = Compare(results);
+  if (flags.format == Format::kJson) {
+    PrintJson(comparison);
+  } else {
+    PrintResults(results, std::cout);
+    PrintConclusions(comparison, std::cout);
+  }
+  absl::StatusOr<int> status = CheckConditions(*conditions, results);
+  return status.ok() ? *status : Fail(status.status());
+}
+
 int RunCompare(const std::vector<std::string>& files, bool intervals, bool break_even,
                const ForecastFlags& flags) {
+  const auto saved = std::count_if(files.begin(), files.end(), [](const std::string& file) {
+    return absl::EndsWith(file, ".json");
+  });
+  if (saved > 0 && saved < static_cast<int64_t>(files.size())) {
+    return Fail(
+        absl::InvalidArgumentError("topologies and saved results (.json) do not mix: give either"));
+  }
+  if (saved == 1) {
+    return Fail(absl::InvalidArgumentError("nothing to compare with: name a second result"));
+  }
+  if (saved > 0) return CompareSaved(files, flags);
+  if (flags.model.model.empty()) {
+    return Fail(absl::InvalidArgumentError("--model is required to forecast topologies"));
+  }
   absl::StatusOr<std::vector<Condition>> conditions = ParseConditions(flags, /*baseline=*/true);
   if (!conditions.ok()) return Fail(conditions.status());
   std::vector<LabelledTopology> topologies;
@@ -210,14 +271,15 @@ void AddSimulateCommand(CLI::App& app, int& exit_status) {
   auto file = std::make_shared<std::string>();
   auto flags = std::make_shared<ForecastFlags>();
   command->add_option("topology", *file, "A cluster file or a bundled cluster's name")->required();
-  flags->AddTo(*command);
+  flags->AddTo(*command, /*model_required=*/true);
   command->callback([=, &exit_status] { exit_status = RunSimulate(*file, *flags); });
 }
 
 void AddCompareCommand(CLI::App& app, int& exit_status) {
   CLI::App* command = app.add_subcommand("compare",
                                          "Forecast several topologies side by side, say what "
-                                         "differs and why, and where it would change");
+                                         "differs and why, and where it would change; or compare "
+                                         "saved results");
   command->footer(
       "Examples:\n"
       "  fabricast compare trinity_200g trinity_400g --model llama-3.1-405b-instruct-awq-int4\n"
@@ -225,16 +287,18 @@ void AddCompareCommand(CLI::App& app, int& exit_status) {
       "\\\n"
       "      --model llama-3.1-405b-instruct-awq-int4 --workload long-context-1\n"
       "  fabricast compare trinity_200g trinity_400g --model llama-3.1-405b-instruct-awq-int4 \\\n"
-      "      --fail-if 'tpot.p50 > +1%' --fail-if 'ttft.p99 > 6s'");
+      "      --fail-if 'tpot.p50 > +1%' --fail-if 'ttft.p99 > 6s'\n"
+      "  fabricast compare simulated.json measured.json");
   auto files = std::make_shared<std::vector<std::string>>();
   auto flags = std::make_shared<ForecastFlags>();
   auto intervals = std::make_shared<bool>(true);
   auto break_even = std::make_shared<bool>(true);
   command
       ->add_option("topologies", *files,
-                   "Cluster files or bundled clusters; the first is the baseline")
+                   "Cluster files or bundled clusters, or results saved as .json; the first is the "
+                   "baseline")
       ->required();
-  flags->AddTo(*command);
+  flags->AddTo(*command, /*model_required=*/false);
   command->add_flag(
       "--break-even,!--no-break-even", *break_even,
       "Search the network rate below which the fabric costs 1 % and 5 %; on by default");

@@ -1,7 +1,5 @@
 #include "tools/fabricast/inputs.h"
 
-#include <google/protobuf/util/json_util.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
@@ -14,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "tools/fabricast/result_file.h"
 
 namespace fabricast {
 
@@ -72,11 +71,11 @@ absl::StatusOr<std::vector<LabelledTopology>> LoadTopologies(const std::vector<s
   return topologies;
 }
 
-void ModelFlags::AddTo(CLI::App& command) {
+void ModelFlags::AddTo(CLI::App& command, bool required) {
   command
       .add_option("--model", model,
                   "A bundled model (see `fabricast models`), a config.json or a checkpoint folder")
-      ->required();
+      ->required(required);
   command.add_option(
       "--quantization", quantization,
       "Weights of the layers: bf16, fp8 or int4 (AWQ or GPTQ, group 128); default: as the "
@@ -117,13 +116,14 @@ absl::StatusOr<PlanOptions> PlanFlags::Options() const {
   return result;
 }
 
-void WorkloadFlags::AddTo(CLI::App& command) {
-  command
-      .add_option("--workload", workload,
-                  "A bundled workload (see `fabricast workloads`), closed:..., poisson:..., "
-                  "gamma:..., an Azure "
-                  "CSV or a JSONL file")
-      ->capture_default_str();
+CLI::Option* WorkloadFlags::AddTo(CLI::App& command) {
+  CLI::Option* const option =
+      command
+          .add_option("--workload", workload,
+                      "A bundled workload (see `fabricast workloads`), closed:..., poisson:..., "
+                      "gamma:..., an Azure "
+                      "CSV or a JSONL file")
+          ->capture_default_str();
   command.add_option("--seed", options.seed, "Of random arrivals and lengths")
       ->capture_default_str();
   command.add_option("--rate-scale", options.rate_scale, "Arrivals come that many times faster")
@@ -131,6 +131,7 @@ void WorkloadFlags::AddTo(CLI::App& command) {
   command.add_option("--window", window,
                      "Only arrivals in START:END, seconds of the unscaled trace");
   command.add_option("--max-requests", options.max_requests, "Only the first so many");
+  return option;
 }
 
 absl::StatusOr<Workload> WorkloadFlags::Load() const {
@@ -156,17 +157,12 @@ void AddFormatFlag(CLI::App& command, Format& format) {
 }
 
 void PrintJson(const google::protobuf::Message& message) {
-  google::protobuf::util::JsonPrintOptions options;
-  options.add_whitespace = true;
-  options.always_print_primitive_fields = true;
-  options.preserve_proto_field_names = true;
-  std::string json;
-  const auto status = google::protobuf::util::MessageToJsonString(message, &json, options);
-  if (!status.ok()) {
-    std::cerr << "fabricast: " << status.ToString() << "\n";
-    return;
+  const absl::StatusOr<std::string> json = ToJson(message);
+  if (json.ok()) {
+    std::cout << *json;
+  } else {
+    std::cerr << "fabricast: " << json.status().message() << "\n";
   }
-  std::cout << json;
 }
 
 int Fail(const absl::Status& status) {

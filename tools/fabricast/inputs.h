@@ -38,7 +38,7 @@ struct ModelFlags {
   std::string model;
   std::string quantization;
 
-  void AddTo(CLI::App& command);
+  void AddTo(CLI::App& command, bool required = true);
   absl::StatusOr<Model> Load() const { return LoadModel(model, quantization); }
 };
 
@@ -55,15 +55,14 @@ struct WorkloadFlags {
   std::string window;
   WorkloadOptions options;
 
-  void AddTo(CLI::App& command);
+  CLI::Option* AddTo(CLI::App& command);  // returns --workload
   absl::StatusOr<Workload> Load() const;
 };
 
 enum class Format { kText, kJson };
 void AddFormatFlag(CLI::App& command, Format& format);
 
-// Prints a message as JSON: proto field names, every field present. The same message gives the same
-// bytes.
+// Prints a message as JSON, as ToJson writes it.
 void PrintJson(const google::protobuf::Message& message);
 
 // Writes "fabricast: message" to standard error; returns the exit status 1.

@@ -9,13 +9,14 @@ int main(int argc, char** argv) {
       "joined by "
       "Ethernet, from a description of the hardware.\n"
       "Exit status: 0 done, 1 the input is wrong or does not fit, 2 wrong usage, 3 a --fail-if "
-      "condition holds.",
+      "condition holds, 130 interrupted.",
       "fabricast");
   app.require_subcommand(1);
   app.get_formatter()->column_width(34);
   int exit_status = 0;
   fabricast::AddCompareCommand(app, exit_status);
   fabricast::AddSimulateCommand(app, exit_status);
+  fabricast::AddRunCommand(app, exit_status);
   fabricast::AddPlanCommand(app, exit_status);
   fabricast::AddCollectiveCommand(app, exit_status);
   fabricast::AddTopologyCommand(app, exit_status);

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "runtime/metrics/comparison.h"
@@ -113,16 +114,25 @@ void HopRows(absl::Span<const Result> results, Columns& columns, Table& table) {
                                              first.to_stage() == 0 ? " (tokens back)" : "");
     columns.Row(name + "route", [h](const Result& r) {
       const HopResult& hop = r.hops(h);
-      return absl::StrCat(hop.route(), hop.gpudirect() ? "" : ", no GPUDirect");
+      const bool staged = absl::StartsWith(hop.route(), "network") && !hop.gpudirect();
+      return absl::StrCat(hop.route(), staged ? ", no GPUDirect" : "");
     });
-    columns.Row(name + "GB/s", [h](const Result& r) {
-      return absl::StrFormat("%.2f", r.hops(h).bottleneck_bytes_per_s() / 1e9);
+    // Of a measured run the path's rate is not known.
+    const bool known = std::all_of(results.begin(), results.end(), [h](const Result& r) {
+      return r.hops(h).bottleneck_bytes_per_s() > 0;
     });
+    if (known) {
+      columns.Row(name + "GB/s", [h](const Result& r) {
+        return absl::StrFormat("%.2f", r.hops(h).bottleneck_bytes_per_s() / 1e9);
+      });
+    }
     columns.Row(
         name + "bytes", [h](const Result& r) { return static_cast<double>(r.hops(h).bytes()); },
         FormatBytes);
-    columns.Row(
-        name + "wire time", [h](const Result& r) { return r.hops(h).wire_s(); }, FormatSeconds);
+    if (known) {
+      columns.Row(
+          name + "wire time", [h](const Result& r) { return r.hops(h).wire_s(); }, FormatSeconds);
+    }
     columns.Row(
         name + "transfer time", [h](const Result& r) { return r.hops(h).transfer_s(); },
         FormatSeconds);
@@ -132,6 +142,11 @@ void HopRows(absl::Span<const Result> results, Columns& columns, Table& table) {
 }
 
 void LinkRows(absl::Span<const Result> results, Columns& columns, Table& table) {
+  // A measured run does not know them.
+  if (std::all_of(results.begin(), results.end(),
+                  [](const Result& r) { return r.links().empty(); })) {
+    return;
+  }
   std::set<std::string> names;
   std::vector<std::string> order;
   for (const Result& result : results) {
@@ -279,6 +294,11 @@ void PrintResults(absl::Span<const Result> results, std::ostream& out) {
   }
   if (!warnings.empty()) out << "\nWarnings\n";
   for (const std::string& warning : warnings) out << "  " << warning << "\n";
+  for (const Result& result : results) {
+    for (const std::string& line : result.environment()) {
+      out << "\nMeasured on " << line << "\n";
+    }
+  }
   if (!constants.empty()) out << "\nConstants (docs/model.md)\n";
   for (const std::string& constant : constants) out << "  " << constant << "\n";
 }

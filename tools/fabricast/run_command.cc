@@ -1,0 +1,535 @@
+// fabricast run: computes real tokens, with the scheduler and the metrics of a forecast.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
+#include "nlohmann/json.hpp"
+#include "runtime/engine/cpu_pipeline.h"
+#include "runtime/engine/engine.h"
+#include "runtime/engine/workload_run.h"
+#include "runtime/metrics/comparison.h"
+#include "runtime/metrics/timeline.h"
+#include "runtime/model/decoder_config.h"
+#include "runtime/tokenizer/chat.h"
+#include "runtime/tokenizer/tokenizer.h"
+#include "runtime/weights/checkpoint.h"
+#include "tools/fabricast/commands.h"
+#include "tools/fabricast/inputs.h"
+#include "tools/fabricast/interrupt.h"
+#include "tools/fabricast/progress.h"
+#include "tools/fabricast/report.h"
+#include "tools/fabricast/result_file.h"
+
+namespace fabricast {
+namespace {
+
+struct RunFlags {
+  std::string topology = "local_cpu";
+  TopologyFlags set;
+  std::string model;
+  PlanFlags plan;
+  WorkloadFlags workload;
+  bool workload_given = false;
+  std::string prompt;
+  std::string prompt_file;
+  bool prompt_given = false;
+  bool chat = false;
+  std::string system;
+  bool thinking = true;
+  int64_t max_output_tokens = 128;
+  SamplingParams sampling;
+  std::vector<std::string> stop;
+  bool ignore_eos = false;
+  int threads = 0;
+  std::string out;
+  std::string trace_file;
+  Format format = Format::kText;
+};
+
+// Everything that a run needs, loaded and checked.
+struct Loaded {
+  Topology topology;
+  std::vector<std::string> overrides;
+  std::string label;
+  DecoderConfig config;
+  Model model;
+  std::shared_ptr<const Tokenizer> tokenizer;  // null if the checkpoint has none
+  Plan plan;
+  std::vector<std::unique_ptr<StageExecutor>> stages;
+  int threads = 1;
+};
+
+absl::StatusOr<LabelledTopology> LoadTopology(const RunFlags& flags) {
+  absl::StatusOr<std::vector<LabelledTopology>> topologies =
+      LoadTopologies({flags.topology}, flags.set);
+  if (!topologies.ok()) return topologies.status();
+  if (topologies->size() != 1) {
+    return absl::InvalidArgumentError("--set gives several topologies: a run has one");
+  }
+  for (const GpuNode& gpu : topologies->front().topology.gpus()) {
+    if (gpu.spec.processor()) continue;
+    return absl::UnimplementedError(absl::StrCat(
+        topologies->front().label, ": ", gpu.name, " is a ", gpu.spec.name(),
+        ", and only processors compute so far: use --topology local_cpu, or `fabricast simulate`"));
+  }
+  return std::move(topologies->front());
+}
+
+// Stages that compute at the same time share the cores; with one request there is one such stage.
+int ThreadsAStage(const RunFlags& flags, int stages) {
+  if (flags.threads > 0) return flags.threads;
+  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return std::max(1, cores / (flags.prompt_given ? 1 : stages));
+}
+
+absl::StatusOr<Loaded> Load(const RunFlags& flags) {
+  absl::StatusOr<LabelledTopology> topology = LoadTopology(flags);
+  if (!topology.ok()) return topology.status();
+  absl::StatusOr<PlanOptions> plan_options = flags.plan.Options();
+  if (!plan_options.ok()) return plan_options.status();
+  absl::StatusOr<DecoderConfig> config = LoadDecoderConfig(flags.model);
+  if (!config.ok()) return config.status();
+  absl::StatusOr<std::shared_ptr<const Checkpoint>> checkpoint = Checkpoint::Open(flags.model);
+  if (!checkpoint.ok()) return checkpoint.status();
+  // Memory is counted from the checkpoint below, whatever the dtype that the config names.
+  absl::StatusOr<Model> model = LoadModel(flags.model, config->awq.has_value() ? "" : "bf16");
+  if (!model.ok()) return model.status();
+  std::shared_ptr<const Tokenizer> tokenizer;
+  if (absl::StatusOr<std::shared_ptr<const Tokenizer>> loaded = Tokenizer::Load(flags.model);
+      loaded.ok()) {
+    tokenizer = *std::move(loaded);
+  } else if (flags.prompt_given || !absl::IsNotFound(loaded.status())) {
+    return loaded.status();
+  }
+  absl::StatusOr<Plan> plan = MakePlan(topology->topology, *model, *plan_options);
+  if (!plan.ok()) return plan.status();
+  const int threads = ThreadsAStage(flags, static_cast<int>(plan->stages.size()));
+  absl::StatusOr<std::vector<std::unique_ptr<StageExecutor>>> stages =
+      MakeCpuStages(*config, *checkpoint, threads, *plan);
+  if (!stages.ok()) return stages.status();
+  return Loaded{.topology = std::move(topology->topology),
+                .overrides = std::move(topology->overrides),
+                .label = std::move(topology->label),
+                .config = *std::move(config),
+                .model = *std::move(model),
+                .tokenizer = std::move(tokenizer),
+                .plan = *std::move(plan),
+                .stages = *std::move(stages),
+                .threads = threads};
+}
+
+// "AMD EPYC, 2 threads a stage".
+std::string Environment(int threads) {
+  std::string processor = "unknown processor";
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);) {
+    const size_t colon = line.find(": ");
+    if (colon == std::string::npos || !absl::StartsWith(line, "model name")) continue;
+    processor = line.substr(colon + 2);
+    break;
+  }
+  return absl::StrFormat("%s, %d hardware threads, %d a stage", processor,
+                         std::thread::hardware_concurrency(), threads);
+}
+
+Result Describe(Result result, const Loaded& loaded, const Workload& workload, uint64_t seed) {
+  result.set_kind(MEASURED);
+  result.set_label(loaded.label);
+  Inputs& inputs = *result.mutable_inputs();
+  inputs.set_topology(loaded.topology.name());
+  inputs.set_model(loaded.model.name);
+  inputs.set_quantization(std::string(WeightFormatName(loaded.model.layer_format)));
+  inputs.set_workload(workload.name);
+  inputs.set_workload_description(workload.description);
+  inputs.set_seed(seed);
+  for (const std::string& text : loaded.overrides) inputs.add_overrides(text);
+  AddPlan(loaded.plan, loaded.topology, result);
+  for (HopResult& hop : *result.mutable_hops()) hop.set_route("memory of one process");
+  result.add_environment(Environment(loaded.threads));
+  for (const std::string& warning : workload.warnings) result.add_warnings(warning);
+  return result;
+}
+
+absl::Status WriteTimeline(const Timeline& timeline, const Loaded& loaded,
+                           const std::string& file) {
+  TrackNames names;
+  for (const Stage& stage : loaded.plan.stages) {
+    names.stages.push_back(
+        absl::StrCat("stage ", names.stages.size(), ": ", StageName(stage, loaded.topology)));
+  }
+  for (const PipelineHop& hop : HopsOf(loaded.plan)) {
+    names.hops.push_back({.from_stage = hop.from_stage,
+                          .to_stage = hop.to_stage,
+                          .links = {static_cast<int>(names.links.size())}});
+    names.links.push_back(absl::StrCat("hop ", hop.from_stage, " to ", hop.to_stage));
+  }
+  return WriteTrace(timeline, names, file);
+}
+
+// Writes what was asked for. Nothing is lost: a result that cannot be written to its file goes to
+// standard output.
+absl::Status Save(const Result& result, std::optional<ResultFile>& file) {
+  if (!file.has_value()) return absl::OkStatus();
+  const absl::Status status = file->Write(result);
+  if (status.ok()) return status;
+  const absl::StatusOr<std::string> json = ToJson(result);
+  if (json.ok()) std::cout << *json;
+  return absl::Status(status.code(),
+                      absl::StrCat(status.message(), "; the result is on standard output"));
+}
+
+EngineOptions OptionsOf(const RunFlags& flags, const Loaded& loaded) {
+  return {.scheduler = loaded.plan.scheduler,
+          .tokenizer = loaded.tokenizer,
+          .keep_timeline = !flags.trace_file.empty()};
+}
+
+absl::StatusOr<std::string> ReadPrompt(const RunFlags& flags) {
+  if (flags.prompt_file.empty()) return flags.prompt;
+  std::ostringstream text;
+  if (flags.prompt_file == "-") {
+    text << std::cin.rdbuf();
+    return text.str();
+  }
+  std::ifstream in(flags.prompt_file, std::ios::binary);
+  if (!in) return absl::NotFoundError(absl::StrCat(flags.prompt_file, ": cannot be read"));
+  text << in.rdbuf();
+  return text.str();
+}
+
+absl::StatusOr<std::vector<int32_t>> EncodePrompt(const RunFlags& flags, const Loaded& loaded) {
+  absl::StatusOr<std::string> prompt = ReadPrompt(flags);
+  if (!prompt.ok()) return prompt.status();
+  absl::StatusOr<std::vector<int32_t>> tokens;
+  if (flags.chat) {
+    absl::StatusOr<std::optional<ChatFormat>> format =
+        FindChatFormat(flags.model, *loaded.tokenizer);
+    if (!format.ok()) return format.status();
+    if (!format->has_value()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(flags.model, ": has no chat template, it is a base model: drop --chat"));
+    }
+    std::vector<ChatMessage> messages;
+    if (!flags.system.empty()) messages.push_back({"system", flags.system});
+    messages.push_back({"user", *prompt});
+    ChatOptions options;
+    options.enable_thinking = flags.thinking;
+    tokens = EncodeChat(**format, messages, *loaded.tokenizer, options);
+  } else {
+    tokens = loaded.tokenizer->Encode(*prompt, /*add_special_tokens=*/true);
+  }
+  if (!tokens.ok()) {
+    return absl::Status(tokens.status().code(),
+                        absl::StrCat("prompt: ", tokens.status().message()));
+  }
+  if (tokens->empty()) {
+    return absl::InvalidArgumentError(
+        "prompt: it is empty, and this model adds no token of its own: write something");
+  }
+  const int64_t length = static_cast<int64_t>(tokens->size());
+  if (length >= loaded.config.max_context) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "prompt: %d tokens, and the model's context of %d holds prompt and output: shorten it",
+        length, loaded.config.max_context));
+  }
+  return tokens;
+}
+
+nlohmann::json TokenJson(const Tokenizer& tokenizer, const SampledToken& token, bool logprobs) {
+  const auto text = [&tokenizer](int32_t id) {
+    return tokenizer.Decode({id}, /*skip_special_tokens=*/false);
+  };
+  nlohmann::json json = {{"id", token.token}, {"text", text(token.token)}};
+  if (!logprobs) return json;
+  json["logprob"] = token.logprob;
+  json["top"] = nlohmann::json::array();
+  for (const TokenLogprob& other : token.top) {
+    json["top"].push_back(
+        {{"id", other.token}, {"text", text(other.token)}, {"logprob", other.logprob}});
+  }
+  return json;
+}
+
+void PrintLogprobs(const Tokenizer& tokenizer, const std::vector<SampledToken>& tokens) {
+  for (const SampledToken& token : tokens) {
+    std::cout << TokenJson(tokenizer, token, /*logprobs=*/true).dump() << "\n";
+  }
+}
+
+absl::string_view Reason(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kCancelled:
+      return "interrupted";
+  }
+  return "";
+}
+
+// The text as it comes on standard output, a line of figures on standard error.
+absl::Status RunPrompt(const RunFlags& flags, Loaded& loaded, std::optional<ResultFile>& file) {
+  absl::StatusOr<std::vector<int32_t>> prompt = EncodePrompt(flags, loaded);
+  if (!prompt.ok()) return prompt.status();
+  const int64_t prompt_tokens = static_cast<int64_t>(prompt->size());
+  const int64_t room = loaded.config.max_context - prompt_tokens;
+  Workload workload;
+  workload.name = "prompt";
+  workload.concurrency = 1;
+  workload.requests = {{.arrival_s = 0,
+                        .prompt_tokens = prompt_tokens,
+                        .output_tokens = std::min(flags.max_output_tokens, room)}};
+  workload.description = absl::StrFormat("one prompt, %d in, at most %d out", prompt_tokens,
+                                         workload.requests[0].output_tokens);
+  GenerationRequest request;
+  request.prompt = *std::move(prompt);
+  request.max_output_tokens = workload.requests[0].output_tokens;
+  request.sampling = flags.sampling;
+  request.stop = flags.stop;
+  if (!flags.ignore_eos) request.stop_tokens = loaded.config.end_of_sequence;
+
+  Engine engine(OptionsOf(flags, loaded), std::move(loaded.stages));
+  const bool stream = flags.format == Format::kText;
+  std::string text;
+  std::vector<SampledToken> tokens;
+  GenerationUpdate last;
+  Engine* const running = &engine;
+  const std::atomic<bool>& interrupted = Interrupted();
+  const RequestId id = engine.Submit(std::move(request), [&](const GenerationUpdate& update) {
+    text += update.text;
+    if (stream) std::cout << update.text << std::flush;
+    if (update.token.has_value()) tokens.push_back(*update.token);
+    if (update.last()) {
+      last = update;
+    } else if (interrupted) {
+      running->Cancel(update.request);
+    }
+  });
+  (void)id;
+  absl::Status status = engine.WaitUntilIdle();
+  if (stream && !tokens.empty()) std::cout << std::endl;
+  if (!status.ok()) return status;
+  if (!last.error.ok()) return last.error;
+  Result result = Describe(engine.Finish(), loaded, workload, flags.sampling.seed);
+  const FinishReason reason = *last.finished;
+  if (reason == FinishReason::kCancelled) result.set_partial("interrupted");
+  if (stream) {
+    if (flags.sampling.logprobs >= 0) PrintLogprobs(*loaded.tokenizer, tokens);
+    std::cerr << absl::StrFormat("fabricast: %d tokens in, %d out (%s)", prompt_tokens,
+                                 tokens.size(), Reason(reason));
+    if (result.finished() > 0) {
+      std::cerr << absl::StrFormat("; TTFT %.1f ms", 1e3 * result.ttft().mean());
+    }
+    if (result.tpot().count() > 0) {
+      std::cerr << absl::StrFormat(", TPOT %.2f ms, %.1f tokens/s", 1e3 * result.tpot().mean(),
+                                   1 / result.tpot().mean());
+    }
+    std::cerr << "\n";
+  } else {
+    nlohmann::json json = {
+        {"text", text}, {"finish_reason", Reason(reason)}, {"tokens", nlohmann::json::array()}};
+    if (!last.stop.empty()) json["stop"] = last.stop;
+    for (const SampledToken& token : tokens) {
+      json["tokens"].push_back(TokenJson(*loaded.tokenizer, token, flags.sampling.logprobs >= 0));
+    }
+    const absl::StatusOr<std::string> result_json = ToJson(result);
+    if (!result_json.ok()) return result_json.status();
+    json["result"] = nlohmann::json::parse(*result_json);
+    std::cout << json.dump(1) << "\n";
+  }
+  if (!flags.trace_file.empty()) {
+    if (absl::Status traced = WriteTimeline(engine.timeline(), loaded, flags.trace_file);
+        !traced.ok()) {
+      return traced;
+    }
+  }
+  if (absl::Status saved = Save(result, file); !saved.ok()) return saved;
+  return reason == FinishReason::kCancelled ? absl::CancelledError("interrupted")
+                                            : absl::OkStatus();
+}
+
+absl::Status CheckLengths(const Workload& workload, int64_t max_context) {
+  int64_t too_long = 0;
+  size_t first = 0;
+  for (size_t i = 0; i < workload.requests.size(); ++i) {
+    const Request& request = workload.requests[i];
+    if (request.prompt_tokens + request.output_tokens <= max_context) continue;
+    if (too_long++ == 0) first = i;
+  }
+  if (too_long == 0) return absl::OkStatus();
+  const Request& request = workload.requests[first];
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "workload: %d of %d requests are longer than the model's context of %d tokens, such as "
+      "number %d with %d in and %d out: choose shorter lengths",
+      too_long, workload.requests.size(), max_context, first + 1, request.prompt_tokens,
+      request.output_tokens));
+}
+
+absl::Status RunOnWorkload(const RunFlags& flags, Loaded& loaded, std::optional<ResultFile>& file) {
+  absl::StatusOr<Workload> workload = flags.workload.Load();
+  if (!workload.ok()) return workload.status();
+  if (absl::Status status = CheckLengths(*workload, loaded.config.max_context); !status.ok()) {
+    return status;
+  }
+  // Only lengths are known, so the text is random and its end is where the workload says.
+  std::vector<int32_t> excluded;
+  const int32_t vocabulary = static_cast<int32_t>(loaded.config.vocabulary);
+  for (int32_t id = 0; loaded.tokenizer != nullptr && id < vocabulary; ++id) {
+    if (id >= loaded.tokenizer->size() || loaded.tokenizer->IsSpecial(id)) excluded.push_back(id);
+  }
+  ProgressLine line("running");
+  WorkloadRunOptions options;
+  options.interrupted = &Interrupted();
+  options.progress = line.callback();
+  options.make_request = [&](size_t index) {
+    const uint64_t seed = flags.workload.options.seed * 1'000'003 + index;
+    GenerationRequest request;
+    request.prompt =
+        RandomPrompt(workload->requests[index].prompt_tokens, vocabulary, excluded, seed);
+    request.max_output_tokens = workload->requests[index].output_tokens;
+    request.sampling = flags.sampling;
+    request.sampling.seed = seed;
+    return request;
+  };
+  Engine engine(OptionsOf(flags, loaded), std::move(loaded.stages));
+  const absl::Status status = RunWorkload(engine, *workload, options);
+  if (!status.ok() && !absl::IsCancelled(status)) return status;
+  Result result = Describe(engine.Finish(), loaded, *workload, flags.workload.options.seed);
+  if (!status.ok()) {
+    result.set_partial("interrupted");
+    result.add_warnings(
+        absl::StrFormat("partial: interrupted with %d of %d requests finished and %d cancelled",
+                        result.finished(), workload->requests.size(), result.cancelled()));
+  }
+  if (result.rejected() > 0) {
+    result.add_warnings(absl::StrFormat(
+        "%d of %d requests were rejected: they can never fit the KV cache of %d tokens",
+        result.rejected(), result.requests(), loaded.plan.kv_tokens()));
+  }
+  if (flags.format == Format::kJson) {
+    PrintJson(result);
+  } else {
+    PrintResults({result}, std::cout);
+    std::cout << std::flush;
+  }
+  if (!flags.trace_file.empty()) {
+    if (absl::Status traced = WriteTimeline(engine.timeline(), loaded, flags.trace_file);
+        !traced.ok()) {
+      return traced;
+    }
+  }
+  if (absl::Status saved = Save(result, file); !saved.ok()) return saved;
+  return status;
+}
+
+int RunRun(const RunFlags& flags) {
+  if (flags.prompt_given == flags.workload_given) {
+    return Fail(absl::InvalidArgumentError(
+        "give either --prompt (or --prompt-file) or --workload: one prompt's text, or a measured "
+        "run"));
+  }
+  if (absl::Status status = Validate(flags.sampling); !status.ok()) return Fail(status);
+  if (flags.max_output_tokens < 1) {
+    return Fail(absl::InvalidArgumentError("--max-output-tokens: give at least 1"));
+  }
+  Interrupted();
+  absl::StatusOr<Loaded> loaded = Load(flags);
+  if (!loaded.ok()) return Fail(loaded.status());
+  std::optional<ResultFile> file;
+  if (!flags.out.empty()) {
+    absl::StatusOr<ResultFile> opened = ResultFile::Open(flags.out);
+    if (!opened.ok()) return Fail(opened.status());
+    file.emplace(*std::move(opened));
+  }
+  const absl::Status status =
+      flags.prompt_given ? RunPrompt(flags, *loaded, file) : RunOnWorkload(flags, *loaded, file);
+  if (absl::IsCancelled(status)) {
+    Fail(status);
+    return kExitInterrupted;
+  }
+  return status.ok() ? 0 : Fail(status);
+}
+
+}  // namespace
+
+void AddRunCommand(CLI::App& app, int& exit_status) {
+  CLI::App* command =
+      app.add_subcommand("run", "Compute real tokens of a checkpoint on this machine's processor");
+  command->footer(
+      "Examples:\n"
+      "  fabricast run --model runtime/model/checkpoints/prose_16m --prompt 'Captain Ahab stood'\n"
+      "  fabricast run --model ~/Llama-3.2-1B-Instruct --chat --prompt 'Why is the sky blue?'\n"
+      "  fabricast run --model ~/Llama-3.2-1B-Instruct --out measured.json \\\n"
+      "      --workload closed:concurrency=4,requests=16,input=128,output=32");
+  auto flags = std::make_shared<RunFlags>();
+  command->add_option("--topology", flags->topology, "A cluster file or a bundled cluster's name")
+      ->capture_default_str();
+  flags->set.AddTo(*command);
+  command
+      ->add_option("--model", flags->model,
+                   "A checkpoint folder of Hugging Face: config.json, safetensors, tokenizer.json")
+      ->required();
+  CLI::Option* prompt = command->add_option("--prompt", flags->prompt, "Text to continue");
+  CLI::Option* prompt_file =
+      command->add_option("--prompt-file", flags->prompt_file, "The same from a file; -: input")
+          ->excludes(prompt);
+  command->add_flag("--chat", flags->chat,
+                    "The prompt is a user's message, in the model's chat template");
+  command->add_option("--system", flags->system, "The system message of --chat");
+  command->add_flag("--thinking,!--no-thinking", flags->thinking,
+                    "Whether Qwen3 thinks before it answers; on by default");
+  command->add_option("--max-output-tokens", flags->max_output_tokens, "Of a prompt")
+      ->capture_default_str();
+  command
+      ->add_option("--temperature", flags->sampling.temperature, "0: always the most likely token")
+      ->capture_default_str();
+  command
+      ->add_option("--top-p", flags->sampling.top_p,
+                   "Only the most likely tokens that sum up to this")
+      ->capture_default_str();
+  command->add_option("--top-k", flags->sampling.top_k, "Only so many tokens; 0: all")
+      ->capture_default_str();
+  command
+      ->add_option("--repetition-penalty", flags->sampling.repetition_penalty,
+                   "Above 1: tokens that were there are less likely")
+      ->capture_default_str();
+  command->add_option("--logprobs", flags->sampling.logprobs,
+                      "Log-probabilities of each token and of so many alternatives");
+  command
+      ->add_option("--stop", flags->stop,
+                   "The text ends before this string. May be given more than once")
+      ->allow_extra_args(false);
+  command->add_flag("--ignore-eos", flags->ignore_eos,
+                    "Go on where the model ends; always so in a workload");
+  command->add_option("--threads", flags->threads,
+                      "A stage; default: the processor's, divided among stages");
+  CLI::Option* workload = flags->workload.AddTo(*command);
+  flags->plan.AddTo(*command);
+  command->add_option("--out", flags->out, "Write the result to this file, as JSON");
+  command->add_option("--trace", flags->trace_file,
+                      "Write a timeline for ui.perfetto.dev: a track a stage and a hop");
+  AddFormatFlag(*command, flags->format);
+  command->callback([=, &exit_status] {
+    flags->prompt_given = prompt->count() + prompt_file->count() > 0;
+    flags->workload_given = workload->count() > 0;
+    flags->sampling.seed = flags->workload.options.seed;
+    exit_status = RunRun(*flags);
+  });
+}
+
+}  // namespace fabricast
