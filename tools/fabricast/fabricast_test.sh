@@ -7,24 +7,8 @@ set -uo pipefail
 fabricast="$(realpath "$1")"
 model=llama-3.1-405b-instruct-awq-int4
 short="closed:concurrency=2,requests=4,input=100,output=8"
-cd "${TEST_TMPDIR:-/tmp}" || exit 1
-failures=0
-
-fail() {
-  echo "FAIL: $*"
-  failures=$((failures + 1))
-}
-
-# expect STATUS TEXT COMMAND...: TEXT (an extended regular expression) is in what the command prints.
-expect() {
-  local want="$1" text="$2"
-  shift 2
-  local output status
-  output="$("${fabricast}" "$@" 2>&1)"
-  status=$?
-  [[ ${status} -eq ${want} ]] || fail "fabricast $*: exit status ${status}, not ${want}: ${output}"
-  grep -qE -- "${text}" <<<"${output}" || fail "fabricast $*: no '${text}' in: ${output}"
-}
+# shellcheck source=tools/fabricast/expect.sh
+source "$(dirname "$0")/expect.sh"
 
 for command in "" compare simulate plan collective topology "topology validate" "topology show" "topology route" \
   models workloads; do
@@ -109,5 +93,4 @@ for label in trinity_200g trinity_400g; do
   grep -q '"traceEvents"' "run.${label}.json" || fail "no timeline in run.${label}.json"
 done
 
-[[ ${failures} -eq 0 ]] || exit 1
-echo "all expectations met"
+all_met

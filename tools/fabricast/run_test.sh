@@ -8,24 +8,8 @@ fabricast="$(realpath "$1")"
 model="$(realpath "$2")"
 fixtures="$(realpath "$3")"
 short="closed:concurrency=2,requests=4,input=20,output=8"
-cd "${TEST_TMPDIR:-/tmp}" || exit 1
-failures=0
-
-fail() {
-  echo "FAIL: $*"
-  failures=$((failures + 1))
-}
-
-# expect STATUS TEXT COMMAND...: TEXT (an extended regular expression) is in what the command prints.
-expect() {
-  local want="$1" text="$2"
-  shift 2
-  local output status
-  output="$("${fabricast}" "$@" 2>&1)"
-  status=$?
-  [[ ${status} -eq ${want} ]] || fail "fabricast $*: exit status ${status}, not ${want}: ${output}"
-  grep -qE -- "${text}" <<<"${output}" || fail "fabricast $*: no '${text}' in: ${output}"
-}
+# shellcheck source=tools/fabricast/expect.sh
+source "$(dirname "$0")/expect.sh"
 
 # same WANT COMMAND...: standard output is WANT.
 same() {
@@ -182,5 +166,4 @@ status=$?
 [[ ${status} -eq 130 || ${status} -eq 0 ]] || fail "interrupted prompt: exit status ${status}: $(cat prompt.err)"
 [[ ${status} -eq 0 ]] || grep -q "out (interrupted)" prompt.err || fail "interrupted prompt: $(cat prompt.err)"
 
-echo "${failures} failed"
-[[ ${failures} -eq 0 ]]
+all_met
