@@ -39,7 +39,7 @@ class Engine::Impl : public StageObserver {
       const std::lock_guard<std::mutex> lock(mutex_);
       id = next_id_++;
       ++unended_;
-      inputs_.push_back(Submitted{id, std::move(request), std::move(listener), Now()});
+      inputs_.emplace_back(Submitted{id, std::move(request), std::move(listener), Now()});
     }
     wake_.notify_one();
     return id;
@@ -83,8 +83,8 @@ class Engine::Impl : public StageObserver {
         observation.bytes = static_cast<int64_t>(sampled.size() * sizeof(int32_t));
         observations_.push_back(observation);
       }
-      if (stage == 0) inputs_.push_back(FirstStageDone{id});
-      if (last) inputs_.push_back(Completed{id, std::move(sampled)});
+      if (stage == 0) inputs_.emplace_back(FirstStageDone{id});
+      if (last) inputs_.emplace_back(Completed{id, std::move(sampled)});
     }
     if (stage == 0 || last) wake_.notify_one();
   }
@@ -129,10 +129,11 @@ class Engine::Impl : public StageObserver {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   }
 
-  void Post(Input input) {
+  template <typename Event>
+  void Post(Event event) {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      inputs_.push_back(std::move(input));
+      inputs_.emplace_back(std::move(event));
     }
     wake_.notify_one();
   }
