@@ -164,15 +164,15 @@ TEST(SamplingTest, FrequenciesAreTheProbabilities) {
   const std::vector<float> logits = RandomLogits(2, 40, 1.5);
   const std::vector<int32_t> history = {1, 5, 5, 39, 7};
   for (const double temperature : {0.3, 1.0, 3.0}) {
-    for (const double top_p : {1.0, 0.95, 0.5, 0.05}) {
-      for (const int64_t top_k : {0, 1, 7, 39, 40, 1000}) {
+    for (const double top_p : {1.0, 0.9, 0.3}) {
+      for (const int64_t top_k : {0, 1, 7, 39, 1000}) {
         for (const double penalty : {1.0, 1.3}) {
           ASSERT_NO_FATAL_FAILURE(ExpectFrequencies({.temperature = temperature,
                                                      .top_p = top_p,
                                                      .top_k = top_k,
                                                      .repetition_penalty = penalty,
                                                      .seed = 17},
-                                                    logits, history, 3000))
+                                                    logits, history, 1000))
               << temperature << " " << top_p << " " << top_k << " " << penalty;
         }
       }
@@ -182,10 +182,10 @@ TEST(SamplingTest, FrequenciesAreTheProbabilities) {
 
 // More than one block of the kernels, and a flat distribution for top-p.
 TEST(SamplingTest, FrequenciesOfALargeVocabulary) {
-  const std::vector<float> logits = RandomLogits(3, 5000, 0.5);
+  const std::vector<float> logits = RandomLogits(3, 2100, 0.5);
   for (const double top_p : {1.0, 0.9, 0.2}) {
     ASSERT_NO_FATAL_FAILURE(
-        ExpectFrequencies({.temperature = 1, .top_p = top_p, .seed = 5}, logits, {}, 20000))
+        ExpectFrequencies({.temperature = 1, .top_p = top_p, .seed = 5}, logits, {}, 10000))
         << top_p;
   }
 }

@@ -23,12 +23,12 @@ namespace fabricast {
 
 // Tokens between two rescalings; the keys of a tile, 32 KB at 128 dimensions, stay in the L1 or L2
 // cache for all rows of a task.
-inline constexpr int64_t kTile = 64;
+constexpr int64_t kTile = 64;
 // A task's rows are the heads that share a KV head, for as many queries as make this many: each
 // reads the same tile.
-inline constexpr int64_t kTaskRows = 64;
+constexpr int64_t kTaskRows = 64;
 // Scores of a row: up to 15 floats beyond a tile are written and not used.
-inline constexpr int64_t kScoreStride = kTile + kLanes;
+constexpr int64_t kScoreStride = kTile + kLanes;
 
 // The rows of one KV head and some of its queries: row r is query first_query + r / group, head
 // kv_head * group + r % group.

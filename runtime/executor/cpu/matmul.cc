@@ -23,25 +23,25 @@ namespace fabricast {
 
 // Outputs of a task: their weights for kBlockInputs inputs, 240 KB as BF16, stay in the L2 cache
 // for all rows. A multiple of a tile's outputs on each target.
-inline constexpr int64_t kTaskOutputs = 60;
+constexpr int64_t kTaskOutputs = 60;
 // Of a tile's rows (4 x 8 KB of float32 stay in the L1 cache for all outputs of a task).
-inline constexpr int64_t kBlockInputs = 2048;
+constexpr int64_t kBlockInputs = 2048;
 // Rows of which the lanes of all sums are kept from one block of inputs to the next: 32 x 60 x 64
 // B.
-inline constexpr int64_t kBlockRows = 32;
+constexpr int64_t kBlockRows = 32;
 // Rows of a task, at most: so that there are tasks for many threads when there are many rows.
-inline constexpr int64_t kTaskRows = 128;
+constexpr int64_t kTaskRows = 128;
 static_assert(kBlockInputs % AwqBlocks::kInputs == 0);
 
 // AWQ weights that so many rows use are converted first, kPanelInputs of each of a task's outputs,
 // 240 KB of float32: a tile that converts them itself takes half as long again, and converting them
 // once as long as that costs in two tiles of 4 rows.
-inline constexpr int64_t kPanelRows = 9;
-inline constexpr int64_t kPanelInputs = 1024;
+constexpr int64_t kPanelRows = 9;
+constexpr int64_t kPanelInputs = 1024;
 static_assert(kPanelInputs % AwqBlocks::kInputs == 0);
 
-inline constexpr int64_t kPanelFloats = kTaskOutputs * kPanelInputs;
-inline constexpr int64_t kSumFloats = kBlockRows * kTaskOutputs * kLanes;
+constexpr int64_t kPanelFloats = kTaskOutputs * kPanelInputs;
+constexpr int64_t kSumFloats = kBlockRows * kTaskOutputs * kLanes;
 
 // A part of a product: outputs [first_output, last_output) of rows [first_row, last_row).
 struct ProductPart {
@@ -354,8 +354,8 @@ struct TileWeights {
 };
 
 template <size_t kRows>
-HWY_INLINE void Tile(const TileWeights& weights, const TileInputs& inputs,
-                     const MatMulScratch& scratch, bool zero, float* sums, size_t stride) {
+HWY_INLINE void ComputeTile(const TileWeights& weights, const TileInputs& inputs,
+                            const MatMulScratch& scratch, bool zero, float* sums, size_t stride) {
   const Linear& linear = *weights.linear;
   const uint8_t* dense = reinterpret_cast<const uint8_t*>(linear.dense);
   const size_t in = static_cast<size_t>(linear.in);
@@ -389,14 +389,14 @@ HWY_NOINLINE void TileOfRows(size_t rows, const TileWeights& weights, const Tile
                              const MatMulScratch& scratch, bool zero, float* sums, size_t stride) {
   switch (rows) {
     case 1:
-      return Tile<1>(weights, inputs, scratch, zero, sums, stride);
+      return ComputeTile<1>(weights, inputs, scratch, zero, sums, stride);
     case 2:
-      return Tile<2>(weights, inputs, scratch, zero, sums, stride);
+      return ComputeTile<2>(weights, inputs, scratch, zero, sums, stride);
 #if HWY_MAX_BYTES == 64
     case 3:
-      return Tile<3>(weights, inputs, scratch, zero, sums, stride);
+      return ComputeTile<3>(weights, inputs, scratch, zero, sums, stride);
     default:
-      return Tile<4>(weights, inputs, scratch, zero, sums, stride);
+      return ComputeTile<4>(weights, inputs, scratch, zero, sums, stride);
 #endif
   }
 }

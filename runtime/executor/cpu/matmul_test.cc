@@ -47,8 +47,8 @@ float InOrder(const float* x, const float* w, int64_t count) {
   return lanes[0];
 }
 
-void ExpectProduct(const RandomLinear& random_linear, const FloatMatrix& input, bool fuses) {
-  ThreadPool pool(2);
+void ExpectProduct(ThreadPool& pool, const RandomLinear& random_linear, const FloatMatrix& input,
+                   bool fuses) {
   const absl::StatusOr<Linear> linear = Linear::Load(random_linear.weights, nullptr, pool);
   ASSERT_TRUE(linear.ok()) << linear.status();
   MatMul matmul(&pool);
@@ -83,18 +83,19 @@ void ExpectProduct(const RandomLinear& random_linear, const FloatMatrix& input, 
 }
 
 TEST(MatMulTest, DenseWeightsOfAnyTypeAndShape) {
-  ForEachTarget([](bool fuses) {
+  ThreadPool pool(2);
+  ForEachTarget([&](bool fuses) {
     for (const DType dtype : {DType::kBf16, DType::kF16, DType::kF32}) {
       uint32_t seed = 1;
-      for (const int64_t in : {1, 15, 16, 17, 100, 512, 513, 1100}) {
-        for (const int64_t out : {1, 3, 4, 18, 65}) {
-          for (const int64_t rows : {1, 2, 3, 4, 5, 13}) {
+      for (const int64_t in : {1, 16, 17, 100, 513}) {
+        for (const int64_t out : {1, 6, 65}) {
+          for (const int64_t rows : {1, 3, 4, 13}) {
             RandomNormal random(seed++);
             TensorStore store;
             const RandomLinear linear =
                 MakeDense(store, random, in, out, dtype, /*bias=*/in % 2 == 1);
             const FloatMatrix input = RandomMatrix(random, rows, in);
-            ASSERT_NO_FATAL_FAILURE(ExpectProduct(linear, input, fuses)) << "in " << in;
+            ASSERT_NO_FATAL_FAILURE(ExpectProduct(pool, linear, input, fuses)) << "in " << in;
           }
         }
       }
@@ -103,32 +104,35 @@ TEST(MatMulTest, DenseWeightsOfAnyTypeAndShape) {
 }
 
 TEST(MatMulTest, MoreInputsThanABlock) {
-  ForEachTarget([](bool fuses) {
+  ThreadPool pool(2);
+  ForEachTarget([&](bool fuses) {
     RandomNormal random(3);
     TensorStore store;
     for (const RandomLinear& linear :
          {MakeDense(store, random, 4100, 7, DType::kBf16), MakeAwq(store, random, 4224, 16, 128)}) {
       for (const int64_t rows : {1, 7, 40}) {
         const FloatMatrix input = RandomMatrix(random, rows, linear.weights.in);
-        ASSERT_NO_FATAL_FAILURE(ExpectProduct(linear, input, fuses)) << "in " << linear.weights.in;
+        ASSERT_NO_FATAL_FAILURE(ExpectProduct(pool, linear, input, fuses))
+            << "in " << linear.weights.in;
       }
     }
   });
 }
 
 TEST(MatMulTest, AwqWeightsInGroupsOfAnySize) {
-  ForEachTarget([](bool fuses) {
+  ThreadPool pool(2);
+  ForEachTarget([&](bool fuses) {
     uint32_t seed = 1;
     for (const DType scales : {DType::kF16, DType::kBf16, DType::kF32}) {
       for (const auto& [in, group] : std::vector<std::pair<int64_t, int64_t>>{
                {16, 16}, {128, 128}, {96, 32}, {640, 128}, {768, 256}, {480, 160}, {1152, 64}}) {
-        for (const int64_t out : {8, 24, 72}) {
-          for (const int64_t rows : {1, 2, 3, 4, 5, 13}) {
+        for (const int64_t out : {8, 72}) {
+          for (const int64_t rows : {1, 3, 4, 13}) {
             RandomNormal random(seed++);
             TensorStore store;
             const RandomLinear linear = MakeAwq(store, random, in, out, group, scales);
             const FloatMatrix input = RandomMatrix(random, rows, in);
-            ASSERT_NO_FATAL_FAILURE(ExpectProduct(linear, input, fuses))
+            ASSERT_NO_FATAL_FAILURE(ExpectProduct(pool, linear, input, fuses))
                 << "in " << in << " group " << group;
           }
         }

@@ -18,7 +18,7 @@
 namespace fabricast {
 namespace {
 
-constexpr int kSchedules = 100;  // of each model
+constexpr int kSchedules = 60;  // of each model
 constexpr int64_t kOutputTokens = 6;
 
 struct Request {
