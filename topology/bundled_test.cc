@@ -167,10 +167,12 @@ TEST(BundledTest, LocalCpuIsThreeProcessorsJoinedByHostMemory) {
   EXPECT_DOUBLE_EQ(route.payload_bytes_per_s, 44.8e9);
 }
 
-// Peak of float32: 2 cores x 2 units x 16 lanes x 2 x 2.6e9.
+// Float32 as measured: 2 cores x 2 units x 16 lanes x 2 at a clock between an AMD EPYC 9655's base,
+// 2.6 GHz, and its boost, 4.5 GHz.
 TEST(BundledTest, AProcessorsPeakIsThatOfItsCores) {
-  EXPECT_NEAR(SpecLibrary::Bundled().gpu("cpu_x86")->bf16_tflops(), 2 * 2 * 16 * 2 * 2.6e9 / 1e12,
-              0.001);
+  const double peak = 1e12 * SpecLibrary::Bundled().gpu("cpu_x86")->bf16_tflops();
+  EXPECT_GT(peak, 2 * 2 * 16 * 2 * 2.6e9);
+  EXPECT_LT(peak, 2 * 2 * 16 * 2 * 4.5e9);
 }
 
 TEST(ReadmeTest, TheClusterItDescribesIsSound) {
