@@ -180,16 +180,21 @@ absl::Status WriteTimeline(const Timeline& timeline, const Loaded& loaded,
   return WriteTrace(timeline, names, file);
 }
 
-// Writes what was asked for. Nothing is lost: a result that cannot be written to its file goes to
-// standard output.
-absl::Status Save(const Result& result, std::optional<ResultFile>& file) {
-  if (!file.has_value()) return absl::OkStatus();
-  const absl::Status status = file->Write(result);
-  if (status.ok()) return status;
-  const absl::StatusOr<std::string> json = ToJson(result);
-  if (json.ok()) std::cout << *json;
-  return absl::Status(status.code(),
-                      absl::StrCat(status.message(), "; the result is on standard output"));
+// Writes what was asked for, the result first. Nothing is lost: a result that cannot be written to
+// its file goes to standard output.
+absl::Status Save(const RunFlags& flags, const Loaded& loaded, const Result& result,
+                  const Timeline& timeline, std::optional<ResultFile>& file) {
+  if (file.has_value()) {
+    const absl::Status status = file->Write(result);
+    if (!status.ok()) {
+      const absl::StatusOr<std::string> json = ToJson(result);
+      if (json.ok()) std::cout << *json;
+      return absl::Status(status.code(),
+                          absl::StrCat(status.message(), "; the result is on standard output"));
+    }
+  }
+  if (flags.trace_file.empty()) return absl::OkStatus();
+  return WriteTimeline(timeline, loaded, flags.trace_file);
 }
 
 EngineOptions OptionsOf(const RunFlags& flags, const Loaded& loaded) {
@@ -310,7 +315,7 @@ absl::Status RunPrompt(const RunFlags& flags, Loaded& loaded, std::optional<Resu
   GenerationUpdate last;
   Engine* const running = &engine;
   const std::atomic<bool>& interrupted = Interrupted();
-  const RequestId id = engine.Submit(std::move(request), [&](const GenerationUpdate& update) {
+  engine.Submit(std::move(request), [&](const GenerationUpdate& update) {
     text += update.text;
     if (stream) std::cout << update.text << std::flush;
     if (update.token.has_value()) tokens.push_back(*update.token);
@@ -320,7 +325,6 @@ absl::Status RunPrompt(const RunFlags& flags, Loaded& loaded, std::optional<Resu
       running->Cancel(update.request);
     }
   });
-  (void)id;
   absl::Status status = engine.WaitUntilIdle();
   if (stream && !tokens.empty()) std::cout << std::endl;
   if (!status.ok()) return status;
@@ -352,13 +356,9 @@ absl::Status RunPrompt(const RunFlags& flags, Loaded& loaded, std::optional<Resu
     json["result"] = nlohmann::json::parse(*result_json);
     std::cout << json.dump(1) << "\n";
   }
-  if (!flags.trace_file.empty()) {
-    if (absl::Status traced = WriteTimeline(engine.timeline(), loaded, flags.trace_file);
-        !traced.ok()) {
-      return traced;
-    }
+  if (absl::Status saved = Save(flags, loaded, result, engine.timeline(), file); !saved.ok()) {
+    return saved;
   }
-  if (absl::Status saved = Save(result, file); !saved.ok()) return saved;
   return reason == FinishReason::kCancelled ? absl::CancelledError("interrupted")
                                             : absl::OkStatus();
 }
@@ -427,13 +427,9 @@ absl::Status RunOnWorkload(const RunFlags& flags, Loaded& loaded, std::optional<
     PrintResults({result}, std::cout);
     std::cout << std::flush;
   }
-  if (!flags.trace_file.empty()) {
-    if (absl::Status traced = WriteTimeline(engine.timeline(), loaded, flags.trace_file);
-        !traced.ok()) {
-      return traced;
-    }
+  if (absl::Status saved = Save(flags, loaded, result, engine.timeline(), file); !saved.ok()) {
+    return saved;
   }
-  if (absl::Status saved = Save(result, file); !saved.ok()) return saved;
   return status;
 }
 

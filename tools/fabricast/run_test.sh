@@ -137,6 +137,10 @@ expect 1 "no_begin" run --model no_begin --prompt a
 expect 1 '"schema": "fabricast.result.v1"' run --model "${model}" --prompt a --max-output-tokens 2 --out /dev/full
 expect 1 "/dev/full: No space left on device; the result is on standard output" run --model "${model}" --prompt a \
   --max-output-tokens 2 --out /dev/full
+# A trace that cannot be written does not take the result with it.
+expect 1 "nowhere/trace.json" run --model "${model}" --prompt a --max-output-tokens 2 --trace nowhere/trace.json \
+  --out traced.json
+grep -q '"kind": "MEASURED"' traced.json || fail "a trace that could not be written took the result with it"
 cp measured.json kept.json
 limited="$( (trap '' XFSZ && ulimit -f 1 && "${fabricast}" run --model "${model}" --workload "${short}" \
   --out kept.json --format json 2>&1 | cat))"
