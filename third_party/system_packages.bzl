@@ -122,3 +122,33 @@ def system_packages():
         headers = ["utf8proc.h"],
         libs = ["libutf8proc.a"],
     )
+
+    system_package(
+        name = "com_github_grpc_grpc",
+        bins = ["grpc_cpp_plugin"],
+        build_file = "//third_party/system:grpc.BUILD",
+        debs = [
+            "libgrpc++-dev",
+            "protobuf-compiler-grpc",
+        ],
+        headers = [
+            "grpc",
+            "grpcpp",
+        ],
+        libs = [
+            "libaddress_sorting.a",
+            "libcares.a",
+            "libgpr.a",
+            "libgrpc++_unsecure.a",
+            "libgrpc_unsecure.a",
+            "libupb.a",
+        ],
+    )
+
+    system_package(
+        name = "openssl",
+        build_file = "//third_party/system:openssl.BUILD",
+        debs = ["libssl-dev"],
+        headers = ["openssl"],
+        libs = ["libcrypto.a"],
+    )

@@ -1,7 +1,7 @@
 // Carries activations between the stages of a pipeline.
 //
 // This is the only seam between the engine and the wire: loopback copies between stages of one
-// process.
+// process, TCP joins processes and hosts. All pass the same tests (conformance/).
 #ifndef FABRICAST_RUNTIME_TRANSPORT_STAGE_TRANSPORT_H_
 #define FABRICAST_RUNTIME_TRANSPORT_STAGE_TRANSPORT_H_
 
@@ -15,26 +15,32 @@ namespace fabricast {
 
 // One stage's end. Messages from one stage to another arrive in the order of Send, each into the
 // buffer of the Receive that was posted in the same place. Thread-safe.
+//
+// What ends a link ends all that is pending on it and all that comes later, with one status:
+// - kCancelled: one of its ends was closed;
+// - kUnavailable: the other end is gone (its process died, the network failed); names the stage;
+// - kInvalidArgument, at the receiver (kUnavailable at the sender, if it hears of it): a message
+//   was not exactly as long as its buffer, so the two disagree about the step; nothing is received.
 class StageTransport {
  public:
-  // Runs exactly once, on any thread, and must not block; it may call Send and Receive.
+  // Runs exactly once, on any thread, and must not block; it may call Send and Receive. Those of
+  // one direction of a link run one at a time, in order. Then the bytes are the caller's again.
   using Done = absl::AnyInvocable<void(absl::Status) &&>;
 
   virtual ~StageTransport() = default;
 
   // Queues `bytes` for stage `to` and returns without waiting for the receiver. The caller keeps
-  // them alive and unchanged until `done` runs, which says that they have left. If Send fails,
-  // `done` never runs: kNotFound if there is no such stage, kFailedPrecondition once closed.
-  //
-  // `done` gets kCancelled if the transport is closed first.
+  // them alive and unchanged until `done` runs, which says that they have left, not that they have
+  // arrived. If Send fails, `done` never runs: kNotFound if there is no such stage, or what ended
+  // the link.
   virtual absl::Status Send(int to, absl::Span<const std::byte> bytes, Done done) = 0;
 
   // Posts `buffer` for the next message from stage `from` that has none yet. As for Send, until
-  // `done` runs. `done` gets kInvalidArgument if the message is not exactly as long as `buffer`:
-  // sender and receiver know the length from the step.
+  // `done` runs, which says that the message is there.
   virtual absl::Status Receive(int from, absl::Span<std::byte> buffer, Done done) = 0;
 
-  // Ends all that is pending, as kCancelled; both ends of this stage's links see it. Idempotent.
+  // Ends all links of this stage. When it returns, every `done` has run, unless it is called by
+  // one. Idempotent.
   virtual void Close() = 0;
 };
 

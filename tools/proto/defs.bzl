@@ -2,7 +2,7 @@
 
 load("@rules_cc//cc:defs.bzl", "cc_library")
 
-def cc_proto(name, srcs, deps = [], visibility = None, **kwargs):
+def cc_proto(name, srcs, deps = [], grpc = False, visibility = None, **kwargs):
     """Compiles `srcs` and makes x.pb.h includable as "path/of/package/x.pb.h".
 
     Imports are written from the top of the workspace; google/protobuf/*.proto can be imported without a dep.
@@ -11,6 +11,7 @@ def cc_proto(name, srcs, deps = [], visibility = None, **kwargs):
       name: of the cc_library.
       srcs: .proto files of this package.
       deps: the cc_proto targets whose files `srcs` import.
+      grpc: whether their services are wanted too, as x.grpc.pb.h.
       visibility: of the cc_library.
       **kwargs: go to the cc_library.
     """
@@ -19,6 +20,14 @@ def cc_proto(name, srcs, deps = [], visibility = None, **kwargs):
     stems = [src[:-len(".proto")] for src in srcs]
     headers = [stem + ".pb.h" for stem in stems]
     sources = [stem + ".pb.cc" for stem in stems]
+    tools = [protoc]
+    grpc_flags = ""
+    if grpc:
+        plugin = "@com_github_grpc_grpc//:bin/grpc_cpp_plugin"
+        tools.append(plugin)
+        grpc_flags = "--plugin=protoc-gen-grpc=$(location %s) --grpc_out=$(BINDIR) " % plugin
+        headers += [stem + ".grpc.pb.h" for stem in stems]
+        sources += [stem + ".grpc.pb.cc" for stem in stems]
 
     # With all that they import, for protoc to find.
     native.filegroup(
@@ -35,8 +44,8 @@ def cc_proto(name, srcs, deps = [], visibility = None, **kwargs):
         outs = headers + sources,
         # The first well-known file's folder is <root>/google/protobuf.
         cmd = "well_known=($(locations %s)) && $(location %s) -I. -I$${well_known[0]%%/google/protobuf/*} " % (well_known, protoc) +
-              "--cpp_out=$(BINDIR) " + " ".join(["$(location %s)" % src for src in srcs]),
-        tools = [protoc],
+              "--cpp_out=$(BINDIR) " + grpc_flags + " ".join(["$(location %s)" % src for src in srcs]),
+        tools = tools,
     )
     cc_library(
         name = name,
@@ -45,7 +54,8 @@ def cc_proto(name, srcs, deps = [], visibility = None, **kwargs):
         # Not our code.
         copts = ["-w"],
         visibility = visibility,
-        deps = deps + ["@com_google_protobuf//:protobuf"],
+        deps = deps + ["@com_google_protobuf//:protobuf"] +
+               (["@com_github_grpc_grpc//:grpc"] if grpc else []),
         **kwargs
     )
 
