@@ -23,8 +23,8 @@ using ::testing::IsSupersetOf;
 
 TEST(BundledTest, ClustersAreThoseOfTheReadme) {
   EXPECT_THAT(Topology::BundledNames(),
-              ElementsAre("h200_x4", "leaf_spine_16", "local_cpu", "rtx_pro_6000_x8",
-                          "trinity_200g", "trinity_400g"));
+              ElementsAre("h200_x4", "leaf_spine_16", "local_cpu", "rehearsal_2x",
+                          "rtx_pro_6000_x8", "trinity_200g", "trinity_400g"));
 }
 
 TEST(BundledTest, EveryClusterLoadsWithoutWarningsAndIsNamedAsItsFile) {

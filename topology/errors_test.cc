@@ -313,6 +313,20 @@ TEST(ErrorsTest, EveryMistakeNamesFileObjectFieldAndMend) {
   }
 }
 
+TEST(ErrorsTest, AnAddressIsAnIpAddress) {
+  const auto with = [](const std::string& address) {
+    return Topology::Parse("c.txtpb",
+                           absl::StrReplaceAll(kSound, {{"name: \"b\"", "name: \"b\" address: \"" +
+                                                                            address + "\""}}))
+        .status();
+  };
+  EXPECT_TRUE(with("10.0.0.2").ok()) << with("10.0.0.2");
+  EXPECT_TRUE(with("fd00::2").ok());
+  for (const char* const wrong : {"host-b", "10.0.0", "10.0.0.2:80", "[fd00::2]"}) {
+    ExpectSaid(with(wrong), {"b: address \"", wrong, "is not an IP address; give"});
+  }
+}
+
 TEST(ErrorsTest, AClusterWithoutGpusIsRefused) {
   ExpectSaid(Topology::Parse("c.txtpb", "name: \"x\"").status(),
              {"cluster x: no GPUs; add hosts {"});

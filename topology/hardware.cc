@@ -1,5 +1,7 @@
 #include "topology/hardware.h"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
 #include <map>
 #include <optional>
@@ -126,6 +128,12 @@ class Resolver {
   std::map<std::string, int> switch_by_name_;
 };
 
+bool IsIpAddress(const std::string& text) {
+  in6_addr address;
+  return inet_pton(AF_INET, text.c_str(), &address) == 1 ||
+         inet_pton(AF_INET6, text.c_str(), &address) == 1;
+}
+
 absl::Status Resolver::AddHosts() {
   for (const ::fabricast::Host& host : cluster_.hosts()) {
     absl::Status status = ClaimName("host", host.name());
@@ -140,6 +148,10 @@ absl::Status Resolver::AddHosts() {
 absl::Status Resolver::AddHost(const ::fabricast::Host& host) {
   const HostSpec* spec = specs_.host(host.spec());
   if (spec == nullptr) return NoSpec(host.name(), "host", host.spec(), specs_.host_names());
+  if (!host.address().empty() && !IsIpAddress(host.address())) {
+    return Error(host.name(), "address \"", host.address(),
+                 "\" is not an IP address; give the one that its processes listen on");
+  }
   absl::StatusOr<HostSpec> merged = Merge(host.name(), *spec, host.override());
   if (!merged.ok()) return merged.status();
   absl::StatusOr<PcieTree> tree = PcieTree::Create(file_, host.name(), *merged);

@@ -18,6 +18,7 @@
 #include "benchmarks/engine/measure.h"
 #include "runtime/engine/cpu_pipeline.h"
 #include "runtime/engine/engine.h"
+#include "runtime/engine/local_stages.h"
 #include "runtime/engine/workload_run.h"
 #include "runtime/model/decoder_config.h"
 #include "runtime/plan/plan.h"
@@ -74,7 +75,7 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(const Loaded& loaded, const S
       MakeCpuStages(loaded.config, loaded.checkpoint, setting.threads, *plan);
   if (!stages.ok()) return stages.status();
   return std::make_unique<Engine>(EngineOptions{.scheduler = plan->scheduler, .tokenizer = nullptr},
-                                  *std::move(stages));
+                                  MakeLocalStages(*std::move(stages)));
 }
 
 absl::StatusOr<Result> RunOnce(const Loaded& loaded, const Setting& setting,

@@ -11,6 +11,7 @@
 #include "runtime/check.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/head.h"
+#include "runtime/engine/local_stages.h"
 #include "runtime/metrics/recorder.h"
 
 namespace fabricast {
@@ -107,6 +108,7 @@ class NullExecutor : public StageExecutor {
     if (last_) Sample(step.micro_batch, sampled);
     return absl::OkStatus();
   }
+  void Reset() override {}  // keeps nothing of a request
 
  private:
   StepClock* const clock_;  // of the first stage
@@ -156,7 +158,9 @@ class HeadLoop {
       : load_(load),
         clock_(load),
         recorder_(1, /*keep_timeline=*/false),
-        head_(OptionsFor(load), load.tokenizer, recorder_) {}
+        head_(OptionsFor(load), load.tokenizer, recorder_) {
+    head_.Ready(WallSeconds());
+  }
 
   StepTimes Run() {
     Heard heard;
@@ -206,7 +210,8 @@ StepTimes TimeEngine(const StepLoad& load) {
     stages.push_back(std::make_unique<NullExecutor>(s == 0 ? &clock : nullptr, s + 1 == load.stages,
                                                     load.compute_s));
   }
-  Engine engine({.scheduler = OptionsFor(load), .tokenizer = load.tokenizer}, std::move(stages));
+  Engine engine({.scheduler = OptionsFor(load), .tokenizer = load.tokenizer},
+                MakeLocalStages(std::move(stages)));
   Heard heard;
   const GenerationListener listener = heard.listener();
   for (RequestId id = 0; id < load.running; ++id) engine.Submit(RequestFor(load, id), listener);

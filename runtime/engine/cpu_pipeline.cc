@@ -2,35 +2,56 @@
 
 #include <utility>
 
-#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "runtime/executor/cpu/cpu_executor.h"
-#include "runtime/weights/stage_weights.h"
 
 namespace fabricast {
+namespace {
 
-absl::StatusOr<std::vector<std::unique_ptr<StageExecutor>>> MakeCpuStages(
-    const DecoderConfig& config, const std::shared_ptr<const Checkpoint>& checkpoint, int threads,
-    Plan& plan) {
+StageShare ShareOf(const Stage& stage) {
+  return {.first_layer = stage.first_layer,
+          .num_layers = stage.num_layers,
+          .embedding = stage.embedding,
+          .lm_head = stage.lm_head};
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<StageExecutor>> MakeCpuStage(
+    const DecoderConfig& config, const std::shared_ptr<const Checkpoint>& checkpoint,
+    const StageShare& share, const CpuExecutorOptions& options) {
+  absl::StatusOr<StageWeights> weights = FindStageWeights(checkpoint, config, share);
+  if (!weights.ok()) return weights.status();
+  return MakeCpuExecutor(config, *std::move(weights), options);
+}
+
+absl::Status CountStageWeights(const DecoderConfig& config,
+                               const std::shared_ptr<const Checkpoint>& checkpoint, Plan& plan) {
   if (plan.tensor_parallel != 1) {
     return absl::UnimplementedError(
         absl::StrCat("tensor parallelism ", plan.tensor_parallel,
                      " on processors: drop --tensor-parallel and give a stage more --threads"));
   }
-  std::vector<std::unique_ptr<StageExecutor>> stages;
   for (Stage& stage : plan.stages) {
-    absl::StatusOr<StageWeights> weights = FindStageWeights(checkpoint, config,
-                                                            {.first_layer = stage.first_layer,
-                                                             .num_layers = stage.num_layers,
-                                                             .embedding = stage.embedding,
-                                                             .lm_head = stage.lm_head});
+    absl::StatusOr<StageWeights> weights = FindStageWeights(checkpoint, config, ShareOf(stage));
     if (!weights.ok()) return weights.status();
     stage.memory.weights = weights->bytes();
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<std::unique_ptr<StageExecutor>>> MakeCpuStages(
+    const DecoderConfig& config, const std::shared_ptr<const Checkpoint>& checkpoint, int threads,
+    Plan& plan) {
+  if (absl::Status status = CountStageWeights(config, checkpoint, plan); !status.ok()) {
+    return status;
+  }
+  std::vector<std::unique_ptr<StageExecutor>> stages;
+  for (const Stage& stage : plan.stages) {
     absl::StatusOr<std::unique_ptr<StageExecutor>> executor =
-        MakeCpuExecutor(config, *std::move(weights),
-                        {.threads = threads,
-                         .kv_block_tokens = plan.scheduler.kv_block_tokens,
-                         .kv_blocks = plan.scheduler.kv_blocks});
+        MakeCpuStage(config, checkpoint, ShareOf(stage),
+                     {.threads = threads,
+                      .kv_block_tokens = plan.scheduler.kv_block_tokens,
+                      .kv_blocks = plan.scheduler.kv_blocks});
     if (!executor.ok()) return executor.status();
     stages.push_back(*std::move(executor));
   }

@@ -70,6 +70,11 @@ absl::Status FakeExecutor::Run(const Step& step, absl::Span<const std::byte> inp
   return absl::OkStatus();
 }
 
+void FakeExecutor::Reset() {
+  next_ = 0;
+  contexts_.clear();
+}
+
 std::vector<std::unique_ptr<StageExecutor>> FakeStages(int stages, FakeExecutor::Hook hook) {
   std::vector<std::unique_ptr<StageExecutor>> executors;
   for (int s = 0; s < stages; ++s) {

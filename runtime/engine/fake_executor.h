@@ -32,6 +32,7 @@ class FakeExecutor : public StageExecutor {
   int64_t activation_bytes_per_token() const override { return sizeof(int64_t); }
   absl::Status Run(const Step& step, absl::Span<const std::byte> input,
                    absl::Span<std::byte> output, std::vector<SampledToken>& sampled) override;
+  void Reset() override;
 
  private:
   const int stage_;

@@ -29,7 +29,7 @@ struct GenerationUpdate {
   std::string text;                      // that is certain now; empty without a tokenizer
   std::optional<FinishReason> finished;  // with the last update of a request
   std::string stop;                      // the stop string, if one ended it
-  // Of a request that can never run, or when the engine failed: the last update.
+  // Of a request that can never run, or that was lost with the pipeline: the last update.
   absl::Status error;
 
   bool last() const { return finished.has_value() || !error.ok(); }

@@ -3,13 +3,28 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "runtime/check.h"
 
 namespace fabricast {
 
 Head::Head(const SchedulerOptions& options, std::shared_ptr<const Tokenizer> tokenizer,
            Recorder& recorder, SchedulerLog* log)
-    : scheduler_(options), tokenizer_(std::move(tokenizer)), recorder_(recorder), log_(log) {}
+    : options_(options), tokenizer_(std::move(tokenizer)), recorder_(recorder), log_(log) {
+  const absl::Status valid = Scheduler::Validate(options);
+  FABRICAST_CHECK(valid.ok()) << valid.ToString();
+}
+
+Head::Steps Head::Ready(double now) {
+  FABRICAST_CHECK(!scheduler_.has_value()) << "stages are ready that were not lost";
+  scheduler_.emplace(options_);
+  Steps steps;
+  for (const RequestId id : InOrderOfArrival()) {
+    Steps more = Offer(id, now);
+    steps.insert(steps.end(), more.begin(), more.end());
+  }
+  return steps;
+}
 
 Head::Steps Head::Submit(RequestId id, GenerationRequest request, GenerationListener listener,
                          double arrived, double now) {
@@ -23,24 +38,35 @@ Head::Steps Head::Submit(RequestId id, GenerationRequest request, GenerationList
   if (tokenizer_ != nullptr) {
     live->detokenizer = std::make_unique<Detokenizer>(*tokenizer_, /*skip_special_tokens=*/true);
   }
-  const int64_t prompt_tokens = static_cast<int64_t>(live->tokens.size());
-  const int64_t max_output_tokens = live->request.max_output_tokens;
-  recorder_.RequestArrived(id, prompt_tokens, arrived);
+  live->order = arrivals_++;
+  recorder_.RequestArrived(id, static_cast<int64_t>(live->tokens.size()), arrived);
   const bool is_new = requests_.emplace(id, std::move(live)).second;
   FABRICAST_CHECK(is_new) << "request " << id << " came twice";
+  if (!scheduler_.has_value()) return {};
+  return Offer(id, now);
+}
+
+Head::Steps Head::Offer(RequestId id, double now) {
+  const Live& live = *requests_.at(id);
+  const int64_t prompt_tokens = static_cast<int64_t>(live.tokens.size());
+  const int64_t max_output_tokens = live.request.max_output_tokens;
   return Handle({.kind = SchedulerEvent::Kind::kRequestArrived,
                  .id = id,
                  .prompt_tokens = prompt_tokens,
                  .max_output_tokens = max_output_tokens},
-                scheduler_.RequestArrived(id, prompt_tokens, max_output_tokens), now);
+                scheduler_->RequestArrived(id, prompt_tokens, max_output_tokens), now);
 }
 
 Head::Steps Head::Cancel(RequestId id, double now) {
   const auto it = requests_.find(id);
   if (it == requests_.end()) return {};
+  if (!scheduler_.has_value()) {
+    EndAsCancelled(id, now);
+    return {};
+  }
   it->second->cancelled = true;
   return Handle({.kind = SchedulerEvent::Kind::kRequestCancelled, .id = id},
-                scheduler_.RequestCancelled(id), now);
+                scheduler_->RequestCancelled(id), now);
 }
 
 std::vector<RequestId> Head::requests() const {
@@ -52,7 +78,7 @@ std::vector<RequestId> Head::requests() const {
 
 Head::Steps Head::FirstStageDone(MicroBatchId id, double now) {
   return Handle({.kind = SchedulerEvent::Kind::kFirstStageDone, .id = id},
-                scheduler_.FirstStageDone(id), now);
+                scheduler_->FirstStageDone(id), now);
 }
 
 Head::Steps Head::Completed(MicroBatchId id, absl::Span<const SampledToken> sampled, double now) {
@@ -75,7 +101,7 @@ Head::Steps Head::Completed(MicroBatchId id, absl::Span<const SampledToken> samp
   FABRICAST_CHECK(next == sampled.size())
       << "micro-batch " << id << " brought " << sampled.size() << " tokens, " << next << " wanted";
   // A listener that was called may have cancelled: the scheduler learns of that by its own event.
-  const absl::Span<const Action> actions = scheduler_.MicroBatchCompleted(id, event.stopped);
+  const absl::Span<const Action> actions = scheduler_->MicroBatchCompleted(id, event.stopped);
   return Handle(std::move(event), actions, now);
 }
 
@@ -128,7 +154,7 @@ void Head::End(const Action& action) {
 
 Head::Steps Head::Handle(SchedulerEvent event, absl::Span<const Action> actions, double now) {
   recorder_.Acted(actions, now);
-  recorder_.Load(scheduler_, now);
+  recorder_.Load(*scheduler_, now);
   if (log_ != nullptr) {
     log_->entries.push_back({std::move(event), {actions.begin(), actions.end()}});
   }
@@ -139,6 +165,7 @@ Head::Steps Head::Handle(SchedulerEvent event, absl::Span<const Action> actions,
         steps.push_back(MakeStep(action.micro_batch));
         break;
       case Action::Kind::kAdmit:
+        requests_.at(action.request)->admitted = true;
         break;
       case Action::Kind::kPreempt:
         released_.push_back(action.request);
@@ -174,16 +201,66 @@ std::shared_ptr<const Step> Head::MakeStep(const MicroBatch& micro_batch) {
   return step;
 }
 
-void Head::Fail(const absl::Status& error) {
-  // Listeners may look at the head.
-  const auto requests = std::move(requests_);
-  requests_.clear();
-  for (const auto& [id, live] : requests) {
-    GenerationUpdate update;
-    update.request = id;
-    update.error = error;
-    live->listener(update);
+void Head::EndAsCancelled(RequestId id, double now) {
+  Action action;
+  action.kind = Action::Kind::kFinish;
+  action.request = id;
+  action.reason = FinishReason::kCancelled;
+  recorder_.Acted({&action, 1}, now);
+  End(action);
+}
+
+void Head::EndWith(const absl::Status& error, RequestId id) {
+  const auto it = requests_.find(id);
+  const std::unique_ptr<Live> live = std::move(it->second);
+  requests_.erase(it);
+  recorder_.RequestFailed(id);
+  GenerationUpdate update;
+  update.request = id;
+  update.error = error;
+  live->listener(update);
+}
+
+std::vector<RequestId> Head::InOrderOfArrival() const {
+  std::vector<std::pair<int64_t, RequestId>> order;
+  for (const auto& [id, live] : requests_) order.push_back({live->order, id});
+  std::sort(order.begin(), order.end());
+  std::vector<RequestId> ids;
+  for (const auto& [place, id] : order) ids.push_back(id);
+  return ids;
+}
+
+int64_t Head::LetGo(bool all, const absl::Status& error, double now) {
+  FABRICAST_CHECK(!error.ok()) << "the stages are lost without an error";
+  if (scheduler_.has_value() && log_ != nullptr) {
+    log_->entries.push_back({{.kind = SchedulerEvent::Kind::kPipelineLost}, {}});
   }
+  scheduler_.reset();
+  in_flight_.clear();
+  released_.clear();
+  int64_t failed = 0;
+  for (const RequestId id : InOrderOfArrival()) {
+    const Live& live = *requests_.at(id);
+    if (!live.admitted && !all) continue;
+    if (live.cancelled) {
+      EndAsCancelled(id, now);
+    } else {
+      EndWith(error, id);
+      ++failed;
+    }
+  }
+  recorder_.PipelineLost(now);
+  return failed;
+}
+
+int64_t Head::Lost(const absl::Status& cause, double now) {
+  return LetGo(
+      /*all=*/false,
+      absl::Status(cause.code(), absl::StrCat("lost with the pipeline: ", cause.message())), now);
+}
+
+int64_t Head::Gone(const absl::Status& cause, double now) {
+  return LetGo(/*all=*/true, cause, now);
 }
 
 const Step& Head::step(MicroBatchId id) const {

@@ -41,7 +41,9 @@ class HeadTest : public ::testing::Test {
                .max_chunk_tokens = 4,
                .max_running = 4,
                .kv_blocks = 100},
-              std::make_shared<LetterTokenizer>(), recorder_) {}
+              std::make_shared<LetterTokenizer>(), recorder_) {
+    EXPECT_THAT(head_.Ready(now_), IsEmpty());
+  }
 
   GenerationRequest Request(std::vector<int32_t> prompt, int64_t max_output_tokens) {
     GenerationRequest request;
@@ -196,6 +198,59 @@ TEST_F(HeadTest, BadLengthsAreRejected) {
   ASSERT_THAT(updates_, SizeIs(2));
   EXPECT_EQ(updates_[0].error.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(updates_[1].error.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(head_.idle());
+}
+
+TEST_F(HeadTest, ALossEndsWhatWasInAMicroBatchAndHoldsTheRest) {
+  Head::Steps steps = Submit(0, Request({0}, 10));
+  Submit(1, Request({1}, 10));  // waits: one micro-batch at a time
+  steps = Complete(*steps[0], {2});
+  ASSERT_THAT(steps[0]->micro_batch.entries, SizeIs(2));
+  Submit(9, Request({2}, 1));
+  Submit(8, Request({1}, 1));
+  updates_.clear();
+  EXPECT_EQ(head_.Lost(absl::DataLossError("stage 0: a cable"), ++now_), 2);
+  ASSERT_THAT(updates_, SizeIs(2));
+  for (const RequestId id : {0, 1}) {
+    EXPECT_EQ(updates_[id].request, id);
+    EXPECT_EQ(updates_[id].error, absl::DataLossError("lost with the pipeline: stage 0: a cable"));
+    EXPECT_TRUE(updates_[id].last());
+  }
+  EXPECT_THAT(head_.requests(), ElementsAre(8, 9));
+  EXPECT_DEATH(head_.step(1), "micro-batch 1 is not in flight");
+  EXPECT_THAT(Submit(7, Request({0}, 1)), IsEmpty());
+  // In the order of arrival, from micro-batch 0, with nothing to release.
+  steps = head_.Ready(++now_);
+  ASSERT_THAT(steps, SizeIs(1));
+  EXPECT_EQ(steps[0]->micro_batch.id, 0);
+  EXPECT_EQ(steps[0]->micro_batch.entries[0].request, 9);
+  EXPECT_THAT(steps[0]->tokens, ElementsAre(2));
+  EXPECT_THAT(steps[0]->released, IsEmpty());
+  steps = Complete(*steps[0], {1});
+  ASSERT_THAT(steps, SizeIs(1));
+  EXPECT_THAT(steps[0]->tokens, ElementsAre(1, 0));
+  EXPECT_THAT(steps[0]->released, ElementsAre(9));
+}
+
+TEST_F(HeadTest, WhatEndedBeforeALossIsNotReleasedAfterIt) {
+  Head::Steps steps = Submit(0, Request({0}, 1));
+  EXPECT_THAT(Complete(*steps[0], {1}), IsEmpty());  // the next step would release it
+  EXPECT_EQ(head_.Lost(absl::UnavailableError("stage 0"), now_), 0);
+  EXPECT_THAT(head_.Ready(now_), IsEmpty());
+  steps = Submit(1, Request({0}, 1));
+  ASSERT_THAT(steps, SizeIs(1));
+  EXPECT_THAT(steps[0]->released, IsEmpty());
+}
+
+TEST_F(HeadTest, TextThatWasHeldBackIsShownToOneWhoCancelledBeforeTheLoss) {
+  Head::Steps steps = Submit(0, Request({0}, 10));
+  steps = Complete(*steps[0], {3});
+  head_.Cancel(0, now_);
+  EXPECT_EQ(head_.Lost(absl::UnavailableError("stage 0"), now_), 0);
+  ASSERT_THAT(updates_, SizeIs(2));
+  EXPECT_EQ(updates_[1].finished, FinishReason::kCancelled);
+  EXPECT_TRUE(updates_[1].error.ok());
+  EXPECT_EQ(updates_[1].text, "\xef\xbf\xbd");
   EXPECT_TRUE(head_.idle());
 }
 

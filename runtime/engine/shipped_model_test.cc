@@ -17,6 +17,7 @@
 #include "runtime/check.h"
 #include "runtime/engine/cpu_pipeline.h"
 #include "runtime/engine/engine.h"
+#include "runtime/engine/local_stages.h"
 #include "runtime/model/decoder_config.h"
 #include "runtime/model/model.h"
 #include "runtime/plan/plan.h"
@@ -95,7 +96,8 @@ class ShippedModelTest : public ::testing::Test {
     Plan plan = MakePlanOf(deployment);
     std::vector<std::unique_ptr<StageExecutor>> stages =
         Sure(MakeCpuStages(config_, checkpoint_, deployment.threads, plan));
-    Engine engine({.scheduler = plan.scheduler, .tokenizer = tokenizer_}, std::move(stages));
+    Engine engine({.scheduler = plan.scheduler, .tokenizer = tokenizer_},
+                  MakeLocalStages(std::move(stages)));
     std::vector<Generated> generated(kContinuations);
     for (int k = 0; k < kContinuations; ++k) {
       GenerationRequest request;

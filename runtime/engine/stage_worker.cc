@@ -4,6 +4,7 @@
 #include <immintrin.h>
 #endif
 
+#include <chrono>
 #include <optional>
 #include <utility>
 
@@ -26,12 +27,12 @@ void Pause() {
 
 }  // namespace
 
-StageWorker::StageWorker(int stage, int stages, std::unique_ptr<StageExecutor> executor,
-                         StageTransport& transport, StageObserver& observer)
+StageWorker::StageWorker(int stage, int stages, StageExecutor& executor, StageTransport& transport,
+                         StageObserver& observer)
     : stage_(stage),
       stages_(stages),
-      executor_(std::move(executor)),
-      bytes_per_token_(executor_->activation_bytes_per_token()),
+      executor_(executor),
+      bytes_per_token_(executor.activation_bytes_per_token()),
       transport_(transport),
       observer_(observer),
       thread_([this] { Loop(); }) {}
@@ -55,7 +56,7 @@ void StageWorker::Announce(std::shared_ptr<const Step> step) {
   const absl::Status status =
       transport_.Receive(stage_ - 1, bytes, [this, id](absl::Status received) {
         if (!received.ok()) return Fail(received);
-        observer_.SendDelivered(stage_ - 1, id);
+        Report({.kind = StageReport::Kind::kDelivered, .id = id});
         Arrived(id);
       });
   if (!status.ok()) Fail(status);
@@ -79,6 +80,12 @@ void StageWorker::Arrived(MicroBatchId id) {
   wake_.notify_one();
 }
 
+void StageWorker::Report(StageReport report) {
+  report.stage = stage_;
+  report.at = std::chrono::steady_clock::now();
+  observer_.Reported(std::move(report));
+}
+
 void StageWorker::Fail(const absl::Status& status) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -88,7 +95,7 @@ void StageWorker::Fail(const absl::Status& status) {
   }
   wake_.notify_one();
   observer_.Failed(
-      stage_, absl::Status(status.code(), absl::StrCat("stage ", stage_, ": ", status.message())));
+      absl::Status(status.code(), absl::StrCat("stage ", stage_, ": ", status.message())));
 }
 
 std::unique_ptr<StageWorker::Buffer> StageWorker::TakeBuffer(const Step& step) {
@@ -146,16 +153,18 @@ void StageWorker::Run(MicroBatchId id) {
   }
   std::unique_ptr<Buffer> output;
   if (!last()) output = TakeBuffer(*work.step);
-  observer_.Started(stage_, id);
+  Report({.kind = StageReport::Kind::kStarted, .id = id});
   std::vector<SampledToken> sampled;
-  const absl::Status status = executor_->Run(
+  const absl::Status status = executor_.Run(
       *work.step, *work.input, last() ? absl::Span<std::byte>() : absl::MakeSpan(*output), sampled);
   if (stage_ > 0) GiveBack(std::move(work.input));
   if (!status.ok()) return Fail(status);
-  observer_.Computed(stage_, id, std::move(sampled));
+  Report({.kind = StageReport::Kind::kComputed, .id = id, .sampled = std::move(sampled)});
   if (last()) return;
   const absl::Span<const std::byte> bytes = *output;
-  observer_.SendStarted(stage_, id, static_cast<int64_t>(bytes.size()));
+  Report({.kind = StageReport::Kind::kSendStarted,
+          .id = id,
+          .bytes = static_cast<int64_t>(bytes.size())});
   const absl::Status sent = transport_.Send(
       stage_ + 1, bytes, [this, output = std::move(output)](absl::Status left) mutable {
         GiveBack(std::move(output));

@@ -15,32 +15,28 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "runtime/engine/stages.h"
 #include "runtime/executor/stage_executor.h"
 #include "runtime/scheduler/stage_queue.h"
 #include "runtime/transport/stage_transport.h"
 
 namespace fabricast {
 
-// Hears what stages do, as they do it. Called on any thread; must not block.
+// Hears what a stage does, as it does it. Called on any thread; must not block.
 class StageObserver {
  public:
   virtual ~StageObserver() = default;
-  virtual void Started(int stage, MicroBatchId id) = 0;
-  // `sampled` is the last stage's.
-  virtual void Computed(int stage, MicroBatchId id, std::vector<SampledToken> sampled) = 0;
-  // From `stage` to the next.
-  virtual void SendStarted(int stage, MicroBatchId id, int64_t bytes) = 0;
-  virtual void SendDelivered(int stage, MicroBatchId id) = 0;
-  // The stage will do no more. Once at most for a stage.
-  virtual void Failed(int stage, const absl::Status& status) = 0;
+  virtual void Reported(StageReport report) = 0;
+  // The stage, which `status` names, will do no more. Once at most for a stage.
+  virtual void Failed(const absl::Status& status) = 0;
 };
 
 class StageWorker {
  public:
-  // `transport` is `stage`'s end among `stages`; it and `observer` must outlive this. Starts the
-  // thread.
-  StageWorker(int stage, int stages, std::unique_ptr<StageExecutor> executor,
-              StageTransport& transport, StageObserver& observer);
+  // `executor` is new or was Reset, and this one's alone until Stop; `transport` is `stage`'s end
+  // among `stages`. Both and `observer` must outlive this. Starts the thread.
+  StageWorker(int stage, int stages, StageExecutor& executor, StageTransport& transport,
+              StageObserver& observer);
   ~StageWorker() { Stop(); }
   StageWorker(const StageWorker&) = delete;
   StageWorker& operator=(const StageWorker&) = delete;
@@ -65,6 +61,8 @@ class StageWorker {
   void SpinBriefly(int64_t seen) const;
   void Run(MicroBatchId id);
   void Arrived(MicroBatchId id);
+  // `report`, but for stage and time.
+  void Report(StageReport report);
   void Fail(const absl::Status& status);
   bool last() const { return stage_ + 1 == stages_; }
   std::unique_ptr<Buffer> TakeBuffer(const Step& step);
@@ -72,7 +70,7 @@ class StageWorker {
 
   const int stage_;
   const int stages_;
-  const std::unique_ptr<StageExecutor> executor_;
+  StageExecutor& executor_;
   const int64_t bytes_per_token_;
   StageTransport& transport_;
   StageObserver& observer_;

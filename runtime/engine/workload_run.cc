@@ -27,9 +27,9 @@ class Run {
     if (workload_.concurrency > 0) {
       while (next_ < std::min<size_t>(workload_.concurrency, all)) SubmitNext();
     }
-    while (!Interrupted() && ended_ < all && !(failed_ && ended_ == next_)) {
+    while (!Interrupted() && ended_ < all && engine_.status().ok()) {
       Clock::time_point until = Clock::now() + kLook;
-      if (workload_.concurrency == 0 && next_ < all && !failed_) {
+      if (workload_.concurrency == 0 && next_ < all) {
         const Clock::time_point due =
             start + std::chrono::duration_cast<Clock::duration>(
                         std::chrono::duration<double>(workload_.requests[next_].arrival_s));
@@ -42,11 +42,9 @@ class Run {
       wake_.wait_until(lock, until);
       Tell(lock);
     }
-    const bool interrupted = ended_ < all && !failed_;
-    if (interrupted) {
-      draining_ = true;
-      engine_.CancelAll();
-    }
+    const bool interrupted = ended_ < all && engine_.status().ok();
+    draining_ = true;
+    if (interrupted) engine_.CancelAll();
     lock.unlock();
     absl::Status status = engine_.WaitUntilIdle();
     if (status.ok() && interrupted) return absl::CancelledError("interrupted");
@@ -62,10 +60,10 @@ class Run {
       if (!update.last()) return;
       const std::lock_guard<std::mutex> lock(mutex_);
       ++ended_;
-      // A request that can never run does not end the others.
-      failed_ = failed_ || update.error.code() == absl::StatusCode::kInternal;
+      // A request that can never run, or was lost, does not end the others.
+      if (!update.error.ok() && !engine_.status().ok()) draining_ = true;
       const bool closed_loop = workload_.concurrency > 0;
-      if (closed_loop && !draining_ && !failed_ && next_ < workload_.requests.size()) SubmitNext();
+      if (closed_loop && !draining_ && next_ < workload_.requests.size()) SubmitNext();
       if (ended_ == next_) wake_.notify_one();
     });
   }
@@ -86,8 +84,7 @@ class Run {
   std::condition_variable wake_;
   size_t next_ = 0;
   size_t ended_ = 0;
-  bool failed_ = false;
-  bool draining_ = false;
+  bool draining_ = false;  // nothing more is submitted
 };
 
 }  // namespace

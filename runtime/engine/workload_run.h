@@ -25,7 +25,8 @@ struct WorkloadRunOptions {
 };
 
 // Submits the requests when they are due (closed loop: the next when one ends) and returns when all
-// have ended: OK, kCancelled if it was interrupted, or why the engine failed.
+// have ended: OK, though some may have been rejected or lost with the pipeline; kCancelled if it
+// was interrupted; or engine.status(), without those that were not due yet, if the stages are gone.
 absl::Status RunWorkload(Engine& engine, const Workload& workload,
                          const WorkloadRunOptions& options);
 

@@ -1,17 +1,19 @@
 #include "runtime/engine/workload_run.h"
 
+#include <atomic>
 #include <chrono>
 #include <thread>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "runtime/engine/fake_executor.h"
+#include "runtime/engine/local_stages.h"
+#include "runtime/engine/scripted_stages.h"
 
 namespace fabricast {
 namespace {
 
 using ::testing::Each;
-using ::testing::HasSubstr;
 
 constexpr SchedulerOptions kScheduler = {.max_in_flight = 2,
                                          .max_batch_tokens = 64,
@@ -35,10 +37,11 @@ TEST(WorkloadRunTest, AClosedLoopKeepsSoManyRequestsAtATime) {
   workload.concurrency = 3;
   workload.requests.assign(30, {.arrival_s = 0, .prompt_tokens = 10, .output_tokens = 5});
   size_t most = 0;
-  Engine engine({.scheduler = kScheduler, .tokenizer = nullptr}, FakeStages(2, [&](const Step& s) {
+  Engine engine({.scheduler = kScheduler, .tokenizer = nullptr},
+                MakeLocalStages(FakeStages(2, [&](const Step& s) {
                   most = std::max(most, s.micro_batch.entries.size());
                   return absl::OkStatus();
-                }));
+                })));
   ASSERT_TRUE(RunWorkload(engine, workload, For(workload)).ok());
   const Result result = engine.Finish();
   EXPECT_EQ(result.finished(), 30);
@@ -51,7 +54,7 @@ TEST(WorkloadRunTest, AnOpenLoopSubmitsWhenRequestsAreDue) {
   for (int i = 0; i < 10; ++i) {
     workload.requests.push_back({.arrival_s = 0.03 * i, .prompt_tokens = 4, .output_tokens = 2});
   }
-  Engine engine({.scheduler = kScheduler, .tokenizer = nullptr}, FakeStages(1));
+  Engine engine({.scheduler = kScheduler, .tokenizer = nullptr}, MakeLocalStages(FakeStages(1)));
   ASSERT_TRUE(RunWorkload(engine, workload, For(workload)).ok());
   const Result result = engine.Finish();
   EXPECT_EQ(result.finished(), 10);
@@ -69,11 +72,12 @@ TEST(WorkloadRunTest, AnInterruptCancelsWhatRunsAndKeepsWhatHasFinished) {
                          {.arrival_s = 3600, .prompt_tokens = 4, .output_tokens = 9000}};
     std::atomic<bool> interrupted = false;
     std::atomic<int> steps = 0;
-    Engine engine({.scheduler = kScheduler, .tokenizer = nullptr}, FakeStages(1, [&](const Step&) {
+    Engine engine({.scheduler = kScheduler, .tokenizer = nullptr},
+                  MakeLocalStages(FakeStages(1, [&](const Step&) {
                     if (++steps == 50) interrupted = true;
                     std::this_thread::sleep_for(std::chrono::microseconds(200));
                     return absl::OkStatus();
-                  }));
+                  })));
     WorkloadRunOptions options = For(workload);
     options.interrupted = &interrupted;
     EXPECT_EQ(RunWorkload(engine, workload, options).code(), absl::StatusCode::kCancelled);
@@ -84,20 +88,73 @@ TEST(WorkloadRunTest, AnInterruptCancelsWhatRunsAndKeepsWhatHasFinished) {
   }
 }
 
-TEST(WorkloadRunTest, AnEngineThatFailsEndsTheRunAtOnce) {
+TEST(WorkloadRunTest, StagesThatAreGoneEndTheRunAtOnce) {
   for (const int concurrency : {0, 2}) {
     Workload workload;
     workload.concurrency = concurrency;
     workload.requests.assign(4, {.arrival_s = 0, .prompt_tokens = 4, .output_tokens = 1000});
     workload.requests.push_back({.arrival_s = 3600, .prompt_tokens = 4, .output_tokens = 1});
+    auto owned = std::make_unique<ScriptedStages>(2);
+    ScriptedStages& stages = *owned;
+    Engine engine({.scheduler = kScheduler, .tokenizer = nullptr}, std::move(owned));
+    stages.BecomeReady();
+    std::thread script([&stages] {
+      for (int i = 0; i < 20; ++i) stages.RunStep();
+      stages.Leave(absl::UnavailableError("stage 1: broken"));
+    });
+    WorkloadRunOptions options = For(workload);
+    std::atomic<int> made = 0;
+    options.make_request = [&made, make = options.make_request](size_t index) {
+      ++made;
+      return make(index);
+    };
+    const absl::Status status = RunWorkload(engine, workload, options);
+    script.join();
+    EXPECT_EQ(status, absl::UnavailableError("stage 1: broken"));
+    const Result result = engine.Finish();
+    // Nothing came after those that were there.
+    EXPECT_LE(made, concurrency == 0 ? 4 : 2);
+    EXPECT_GE(result.requests(), 1);
+    EXPECT_EQ(result.failed(), result.requests());
+  }
+}
+
+TEST(WorkloadRunTest, StagesThatAreGoneEndARunThatWaitsForAnArrival) {
+  Workload workload;
+  workload.requests = {{.arrival_s = 0, .prompt_tokens = 4, .output_tokens = 1},
+                       {.arrival_s = 3600, .prompt_tokens = 4, .output_tokens = 1}};
+  auto owned = std::make_unique<ScriptedStages>(1);
+  ScriptedStages& stages = *owned;
+  Engine engine({.scheduler = kScheduler, .tokenizer = nullptr}, std::move(owned));
+  stages.BecomeReady();
+  std::thread script([&stages] {
+    stages.RunStep();
+    stages.Leave(absl::UnavailableError("stage 0: left"));
+  });
+  EXPECT_EQ(RunWorkload(engine, workload, For(workload)).message(), "stage 0: left");
+  script.join();
+  EXPECT_EQ(engine.Finish().finished(), 1);
+}
+
+TEST(WorkloadRunTest, ARunGoesOnAfterALossWithoutTheRequestsThatRan) {
+  for (const int concurrency : {0, 2}) {
+    Workload workload;
+    workload.concurrency = concurrency;
+    workload.requests.assign(12, {.arrival_s = 0, .prompt_tokens = 4, .output_tokens = 5});
+    SchedulerOptions options = kScheduler;
+    options.max_running = 2;
     int steps = 0;
-    Engine engine({.scheduler = kScheduler, .tokenizer = nullptr},
-                  FakeStages(1, [&](const Step&) -> absl::Status {
-                    if (++steps < 20) return absl::OkStatus();
+    Engine engine({.scheduler = options, .tokenizer = nullptr},
+                  MakeLocalStages(FakeStages(1, [&](const Step&) -> absl::Status {
+                    if (++steps != 12) return absl::OkStatus();
                     return absl::InternalError("broken");
-                  }));
-    EXPECT_THAT(std::string(RunWorkload(engine, workload, For(workload)).message()),
-                HasSubstr("broken"));
+                  })));
+    EXPECT_TRUE(RunWorkload(engine, workload, For(workload)).ok());
+    const Result result = engine.Finish();
+    EXPECT_EQ(result.requests(), 12);
+    EXPECT_GE(result.failed(), 1);
+    EXPECT_LE(result.failed(), 2);
+    EXPECT_EQ(result.finished(), 12 - result.failed());
   }
 }
 
@@ -106,7 +163,7 @@ TEST(WorkloadRunTest, ARequestThatNeverFitsIsRejectedAndTheRunGoesOn) {
   workload.concurrency = 1;
   workload.requests = {{.arrival_s = 0, .prompt_tokens = 4, .output_tokens = 1'000'000},
                        {.arrival_s = 0, .prompt_tokens = 4, .output_tokens = 3}};
-  Engine engine({.scheduler = kScheduler, .tokenizer = nullptr}, FakeStages(1));
+  Engine engine({.scheduler = kScheduler, .tokenizer = nullptr}, MakeLocalStages(FakeStages(1)));
   ASSERT_TRUE(RunWorkload(engine, workload, For(workload)).ok());
   const Result result = engine.Finish();
   EXPECT_EQ(result.rejected(), 1);

@@ -219,8 +219,8 @@ absl::Status Validate(const SamplingParams& params) {
   if (!(params.repetition_penalty > 0) || std::isinf(params.repetition_penalty)) {
     return OutOfRange("repetition_penalty", params.repetition_penalty, "more than 0");
   }
-  if (params.logprobs < -1) {
-    return OutOfRange("logprobs", params.logprobs, "-1 (none) or more");
+  if (params.logprobs < -1 || params.logprobs > kMaxLogprobs) {
+    return OutOfRange("logprobs", params.logprobs, absl::StrCat("-1 (none) to ", kMaxLogprobs));
   }
   return absl::OkStatus();
 }

@@ -11,13 +11,17 @@
 
 namespace fabricast {
 
+// So that what a token brings fits into one message of a stage.
+constexpr int kMaxLogprobs = 4000;
+
 struct SamplingParams {
   double temperature = 0;  // 0: greedy (the lowest id of equal logits)
   double top_p = 1;   // (0, 1]: the fewest most likely tokens whose sum reaches it, low ids first
   int64_t top_k = 0;  // 0: all; those that equal the k-th stay too
   double repetition_penalty = 1;  // > 0; on tokens of the prompt and the output, as Hugging Face
   uint64_t seed = 0;
-  // Alternatives whose log-probabilities are reported beside the chosen token's; -1: none of these.
+  // Alternatives whose log-probabilities are reported beside the chosen token's, kMaxLogprobs at
+  // most; -1: none of these.
   int logprobs = -1;
 };
 

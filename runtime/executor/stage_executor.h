@@ -44,10 +44,13 @@ class StageExecutor {
   // or on how layers are divided among stages: bit for bit.
   //
   // kResourceExhausted if KV blocks run out: the scheduler's budget is larger than the executor's.
-  // kInternal if results are not finite, naming request and layer. After an error the executor's
-  // state is undefined.
+  // kInternal if results are not finite, naming request and layer. After an error only Reset may
+  // follow.
   virtual absl::Status Run(const Step& step, absl::Span<const std::byte> input,
                            absl::Span<std::byte> output, std::vector<SampledToken>& sampled) = 0;
+
+  // Forgets all requests: as new, also after an error. The next step is the first.
+  virtual void Reset() = 0;
 };
 
 }  // namespace fabricast

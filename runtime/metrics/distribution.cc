@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "runtime/check.h"
+
 namespace fabricast {
 
 void Samples::Add(double value, int64_t count) {
@@ -15,12 +17,37 @@ void Samples::Add(double value, int64_t count) {
   }
 }
 
+void Samples::Remove(double value) {
+  FABRICAST_CHECK(count_ > 0) << value;
+  --count_;
+  removed_ = true;
+  entries_.push_back({value, -1});
+}
+
+// Of sorted entries.
+void Samples::MergeEqual() {
+  std::vector<Entry> merged;
+  for (const Entry& entry : entries_) {
+    if (!merged.empty() && merged.back().value == entry.value) {
+      merged.back().count += entry.count;
+    } else {
+      merged.push_back(entry);
+    }
+  }
+  entries_.clear();
+  for (const Entry& entry : merged) {
+    FABRICAST_CHECK(entry.count >= 0) << entry.value << " was removed but never added";
+    if (entry.count > 0) entries_.push_back(entry);
+  }
+}
+
 Distribution Samples::Summarize() {
   Distribution result;
   result.set_count(count_);
   if (count_ == 0) return result;
   std::sort(entries_.begin(), entries_.end(),
             [](const Entry& a, const Entry& b) { return a.value < b.value; });
+  if (removed_) MergeEqual();
   double sum = 0;
   for (const Entry& entry : entries_) sum += entry.value * static_cast<double>(entry.count);
   result.set_mean(sum / static_cast<double>(count_));

@@ -16,6 +16,9 @@ class Samples {
   // Equal values one after the other are merged.
   void Add(double value, int64_t count = 1);
 
+  // Takes back one sample of this very value. CHECKs that there is a sample.
+  void Remove(double value);
+
   int64_t count() const { return count_; }
 
   // Percentiles as numpy.percentile's default: position q (n - 1) among the sorted samples, linear
@@ -27,8 +30,11 @@ class Samples {
     double value;
     int64_t count;
   };
+  void MergeEqual();
+
   std::vector<Entry> entries_;
   int64_t count_ = 0;
+  bool removed_ = false;  // entries of -1 stand beside those that they take back
 };
 
 }  // namespace fabricast

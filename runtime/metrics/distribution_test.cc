@@ -133,5 +133,43 @@ TEST(DistributionTest, RandomSamplesWithCountsAreThoseSamplesOneByOne) {
   }
 }
 
+TEST(DistributionTest, WhatIsRemovedWasNeverThere) {
+  std::mt19937 random(3);
+  for (int round = 0; round < 200; ++round) {
+    Samples samples, kept;
+    std::vector<double> present;
+    for (int i = 0; i < 60; ++i) {
+      if (present.empty() || random() % 3 > 0) {
+        present.push_back(static_cast<double>(random() % 8) / 8);
+        samples.Add(present.back());
+      } else {
+        std::swap(present[random() % present.size()], present.back());
+        samples.Remove(present.back());
+        present.pop_back();
+      }
+    }
+    for (const double value : present) kept.Add(value);
+    EXPECT_EQ(samples.count(), static_cast<int64_t>(present.size()));
+    EXPECT_EQ(samples.Summarize().SerializeAsString(), kept.Summarize().SerializeAsString());
+  }
+}
+
+TEST(DistributionTest, AllMayBeRemoved) {
+  Samples samples;
+  samples.Add(2, 2);
+  samples.Remove(2);
+  samples.Remove(2);
+  EXPECT_EQ(samples.Summarize().SerializeAsString(), Distribution().SerializeAsString());
+}
+
+TEST(DistributionDeathTest, OnlyWhatWasAddedCanBeRemoved) {
+  Samples samples;
+  EXPECT_DEATH(samples.Remove(1), "check failed");
+  samples.Add(2);
+  samples.Add(2);
+  samples.Remove(1);
+  EXPECT_DEATH(samples.Summarize(), "1 was removed but never added");
+}
+
 }  // namespace
 }  // namespace fabricast

@@ -48,10 +48,13 @@ void Recorder::Acted(absl::Span<const Action> actions, double now) {
     switch (action.kind) {
       case Action::Kind::kLaunch:
         break;
-      case Action::Kind::kAdmit:
-        queue_wait_.Add(now - live_.at(action.request).arrival_s);
+      case Action::Kind::kAdmit: {
+        Live& live = live_.at(action.request);
+        live.queue_wait_s = now - live.arrival_s;
+        queue_wait_.Add(live.queue_wait_s);
         Take(last_admit_, now);
         break;
+      }
       case Action::Kind::kPreempt:
         ++preemptions_;
         break;
@@ -143,11 +146,11 @@ void Recorder::StageComputed(int stage, const MicroBatch& micro_batch, double no
     timeline_.stages.push_back({.stage = stage,
                                 .micro_batch = micro_batch.id,
                                 .start_s = state.since_s,
-                                .end_s = now,
+                                .end_s = std::max(now, state.since_s),
                                 .decodes = decodes,
                                 .prefill_tokens = prefill_tokens});
   }
-  state.busy_s += now - state.since_s;
+  state.busy_s = state.BusyUntil(now);
   ++state.micro_batches;
   state.busy = false;
   state.since_s = now;
@@ -177,13 +180,13 @@ void Recorder::SendDelivered(int from_stage, int to_stage, const MicroBatch& mic
       << " out of order";
   Transfer transfer = hop.sending.front();
   hop.sending.pop_front();
-  transfer.end_s = now;
-  hop.transfer_s += now - transfer.start_s;
+  transfer.end_s = std::max(now, transfer.start_s);
+  hop.transfer_s += transfer.end_s - transfer.start_s;
   hop.delivered.push_back(transfer);
   if (!keep_timeline_) return;
   for (auto slice = timeline_.transfers.rbegin(); slice != timeline_.transfers.rend(); ++slice) {
     if (slice->from_stage != from_stage || slice->micro_batch != micro_batch.id) continue;
-    slice->end_s = now;
+    slice->end_s = transfer.end_s;
     return;
   }
 }
@@ -197,12 +200,39 @@ void Recorder::MicroBatchCompleted(const MicroBatch& micro_batch, double now) {
     if (live.output_tokens == 0) {
       live.first_token_s = now;
     } else {
-      itl_.Add(now - live.last_token_s);
+      live.gaps_s.push_back(now - live.last_token_s);
+      itl_.Add(live.gaps_s.back());
     }
     ++live.output_tokens;
     live.last_token_s = now;
     last_token_s_ = now;
   }
+}
+
+void Recorder::RequestFailed(RequestId id) {
+  const auto it = live_.find(id);
+  FABRICAST_CHECK(it != live_.end()) << "request " << id << " failed, and is not known";
+  const Live& live = it->second;
+  if (live.queue_wait_s >= 0) queue_wait_.Remove(live.queue_wait_s);
+  for (const double gap_s : live.gaps_s) itl_.Remove(gap_s);
+  ++failed_;
+  live_.erase(it);
+}
+
+void Recorder::PipelineLost(double now) {
+  for (StageState& state : stages_) {
+    if (!state.busy) continue;
+    state.busy_s = state.BusyUntil(now);
+    state.busy = false;
+    state.since_s = std::max(now, state.since_s);
+  }
+  for (HopState& hop : hops_) {
+    hop.sending.clear();
+    hop.delivered.clear();
+  }
+  if (!keep_timeline_) return;
+  timeline_.load.push_back(
+      {.at_s = now, .waiting = static_cast<int64_t>(live_.size()), .running = 0, .kv_blocks = 0});
 }
 
 void Recorder::Load(const Scheduler& scheduler, double now) {
@@ -230,6 +260,7 @@ Result Recorder::Finish() {
   result.set_finished(finished_);
   result.set_rejected(rejected_);
   result.set_cancelled(cancelled_);
+  result.set_failed(failed_);
   result.set_prompt_tokens(prompt_tokens_);
   result.set_output_tokens(output_tokens_);
   *result.mutable_ttft() = ttft_.Summarize();

@@ -1,11 +1,14 @@
 // Turns what a driver saw into a Result. The simulator and the real engines call the same recorder,
 // so that a metric has one definition (docs/metrics.md).
 //
-// Times are seconds on the driver's own clock and never go back, but that an arrival may be
-// reported late, with its own time. Not thread-safe.
+// Times are seconds on the driver's own clock. What happens at the head never goes back, but that
+// an arrival may be reported late, with its own time; nor does what happens at one stage. Stages on
+// other hosts tell their times by the head's clock only as well as they know it: a message that
+// seems to arrive before it left took no time, and no interval is negative. Not thread-safe.
 #ifndef FABRICAST_RUNTIME_METRICS_RECORDER_H_
 #define FABRICAST_RUNTIME_METRICS_RECORDER_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <vector>
@@ -39,6 +42,12 @@ class Recorder {
   // The tokens of `micro_batch` are known at the head. Before the scheduler's actions on it.
   void MicroBatchCompleted(const MicroBatch& micro_batch, double now);
 
+  // A request ended because the pipeline was lost, or never came.
+  void RequestFailed(RequestId id);
+  // The stages have forgotten everything: those that compute have done so until now, what is on its
+  // way never arrives, and the next micro-batch is 0 again. After the failure of its requests.
+  void PipelineLost(double now);
+
   // After each event, for the peak of the KV cache (and the timeline).
   void Load(const Scheduler& scheduler, double now);
 
@@ -56,9 +65,11 @@ class Recorder {
     double arrival_s = 0;
     int64_t prompt_tokens = 0;
     int64_t output_tokens = 0;
+    double queue_wait_s = -1;  // not admitted yet
     double first_token_s = 0;
     double last_token_s = 0;
-    int64_t computed_tokens = 0;  // positions that some micro-batch has begun to compute
+    int64_t computed_tokens = 0;      // positions that some micro-batch has begun to compute
+    std::vector<double> gaps_s = {};  // between its tokens, as in itl_
   };
   struct StageState {
     bool busy = false;
@@ -68,7 +79,9 @@ class Recorder {
     ComputeTime decode;
     ComputeTime prefill;
     ComputeTime mixed;
-    double BusyUntil(double now) const { return busy_s + (busy ? now - since_s : 0); }
+    double BusyUntil(double now) const {
+      return busy_s + (busy ? std::max(0.0, now - since_s) : 0);
+    }
   };
   struct Transfer {
     MicroBatchId id = -1;
@@ -103,6 +116,7 @@ class Recorder {
   int64_t finished_ = 0;
   int64_t rejected_ = 0;
   int64_t cancelled_ = 0;
+  int64_t failed_ = 0;
   int64_t preemptions_ = 0;
   int64_t recomputed_tokens_ = 0;
   int64_t prompt_tokens_ = 0;

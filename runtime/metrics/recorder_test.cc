@@ -539,6 +539,136 @@ TEST(EndsTest, AStopIsAnEndLikeAnyOther) {
   EXPECT_EQ(r.Finish().finished(), 1);
 }
 
+// Request 1 has tokens at 1, 2 and 3 and is lost at 4, 3 gives up waiting; 2 runs then.
+TEST(LossTest, FailedRequestsAreInNoDistribution) {
+  Recorder r(1, /*keep_timeline=*/true);
+  r.RequestArrived(1, 6, 0);
+  r.RequestArrived(2, 6, 0.25);
+  r.RequestArrived(3, 6, 0.5);
+  Admitted(r, 1, 0.5);
+  const auto run = [&](const MicroBatch& micro_batch, double now) {
+    r.StageStarted(0, micro_batch, now);
+    r.StageComputed(0, micro_batch, now + 0.5);
+    r.MicroBatchCompleted(micro_batch, now + 0.5);
+  };
+  run(Prefill(0, 1, 0, 6), 0.5);
+  run(Decode(1, 1, 6), 1.5);
+  run(Decode(2, 1, 7), 2.5);
+  r.StageStarted(0, Decode(3, 1, 8), 3.5);
+  r.RequestFailed(1);
+  r.PipelineLost(4);
+  ASSERT_FALSE(r.timeline().load.empty());
+  EXPECT_EQ(r.timeline().load.back().at_s, 4);
+  EXPECT_EQ(r.timeline().load.back().waiting, 2);
+  EXPECT_EQ(r.timeline().load.back().running, 0);
+  EXPECT_EQ(r.timeline().load.back().kv_blocks, 0);
+  r.RequestFailed(3);  // never admitted
+  Admitted(r, 2, 5);
+  run(Prefill(0, 2, 0, 6), 5);
+  run(Decode(1, 2, 6), 6);
+  Finished(r, 2, 6.5);
+  const Result result = r.Finish();
+  EXPECT_EQ(result.requests(), 3);
+  EXPECT_EQ(result.failed(), 2);
+  EXPECT_EQ(result.finished(), 1);
+  EXPECT_EQ(result.output_tokens(), 2);
+  EXPECT_EQ(result.ttft().count(), 1);
+  // Between 5.5 and 6.5, as between those of request 1; only one is left.
+  EXPECT_EQ(result.itl().count(), 1);
+  EXPECT_EQ(result.itl().mean(), 1);
+  EXPECT_EQ(result.queue_wait().count(), 1);
+  EXPECT_EQ(result.queue_wait().max(), 4.75);
+  // Five half seconds, and half a second until the loss.
+  EXPECT_EQ(result.stages(0).busy_s(), 3);
+  EXPECT_EQ(result.stages(0).micro_batches(), 5);
+}
+
+TEST(LossTest, StagesBeginAnewAndWhatWasOnItsWayIsForgotten) {
+  Recorder r(2, /*keep_timeline=*/true);
+  const MicroBatch mb0 = Prefill(0, 1, 0, 6);
+  r.RequestArrived(1, 6, 0);
+  Admitted(r, 1, 0);
+  r.StageStarted(0, mb0, 0);
+  r.StageComputed(0, mb0, 1);
+  r.SendStarted(0, 1, mb0, 600, 1);
+  const MicroBatch mb1 = Prefill(1, 1, 6, 6);
+  r.StageStarted(0, mb1, 1);
+  r.StageComputed(0, mb1, 2);
+  r.SendDelivered(0, 1, mb0, 2);
+  r.SendStarted(0, 1, mb1, 600, 2);
+  r.RequestFailed(1);
+  r.PipelineLost(3);
+  r.RequestArrived(2, 6, 3);
+  Admitted(r, 2, 4);
+  const MicroBatch again = Prefill(0, 2, 0, 6);
+  r.StageStarted(0, again, 4);
+  r.StageComputed(0, again, 5);
+  r.SendStarted(0, 1, again, 600, 5);
+  r.SendDelivered(0, 1, again, 6);
+  r.StageStarted(1, again, 6);
+  r.StageComputed(1, again, 7);
+  const Result result = r.Finish();
+  EXPECT_EQ(result.hops(0).messages(), 3);
+  EXPECT_EQ(result.hops(0).transfer_s(), 1 + 1);
+  EXPECT_EQ(result.hops(0).exposed_s(), 1);  // 5 to 6
+  ASSERT_THAT(r.timeline().transfers, SizeIs(3));
+  EXPECT_EQ(r.timeline().transfers[0].end_s, 2);
+  EXPECT_EQ(r.timeline().transfers[1].end_s, 2);  // never arrived
+  EXPECT_EQ(r.timeline().transfers[2].end_s, 6);
+}
+
+TEST(LossTest, AnIdlePipelineStaysIdle) {
+  Recorder r(1, false);
+  r.RequestArrived(1, 6, 0);
+  r.PipelineLost(1);
+  Admitted(r, 1, 2);
+  const MicroBatch mb0 = Prefill(0, 1, 0, 6);
+  r.StageStarted(0, mb0, 2);
+  r.StageComputed(0, mb0, 3);
+  r.MicroBatchCompleted(mb0, 3);
+  Finished(r, 1, 3);
+  const Result result = r.Finish();
+  EXPECT_EQ(result.stages(0).busy_s(), 1);
+  EXPECT_EQ(result.failed(), 0);
+}
+
+// Stage 1's clock is a second slow, stage 0's tells the time.
+TEST(ClocksTest, AMessageThatSeemsToArriveBeforeItLeftTookNoTime) {
+  Recorder r(2, /*keep_timeline=*/true);
+  const MicroBatch mb0 = Prefill(0, 1, 0, 6);
+  r.RequestArrived(1, 6, 0);
+  Admitted(r, 1, 0);
+  r.StageStarted(0, mb0, 0);
+  r.StageComputed(0, mb0, 2);
+  r.SendStarted(0, 1, mb0, 600, 2);
+  r.SendDelivered(0, 1, mb0, 1.25);
+  r.StageStarted(1, mb0, 1.25);
+  r.StageComputed(1, mb0, 2.25);
+  r.SendStarted(1, 0, mb0, 4, 2.25);
+  r.SendDelivered(1, 0, mb0, 2);  // by the head's clock
+  r.MicroBatchCompleted(mb0, 3.5);
+  const Result result = r.Finish();
+  EXPECT_EQ(result.hops(0).transfer_s(), 0);
+  EXPECT_EQ(result.hops(0).exposed_s(), 0);
+  EXPECT_EQ(result.hops(1).transfer_s(), 0);
+  EXPECT_EQ(result.stages(1).busy_s(), 1);
+  for (const TransferSlice& slice : r.timeline().transfers) EXPECT_EQ(slice.start_s, slice.end_s);
+}
+
+TEST(ClocksTest, ABusyTimeIsNeverNegative) {
+  Recorder r(2, /*keep_timeline=*/true);
+  const MicroBatch mb0 = Prefill(0, 1, 0, 6);
+  r.RequestArrived(1, 6, 0);
+  r.StageStarted(0, mb0, 2);  // its clock is fast
+  Admitted(r, 1, 1);
+  r.PipelineLost(1);
+  r.StageStarted(0, mb0, 3);
+  r.StageComputed(0, mb0, 2.5);
+  EXPECT_EQ(r.Finish().stages(0).busy_s(), 0);
+  EXPECT_EQ(r.timeline().stages[0].start_s, 3);
+  EXPECT_EQ(r.timeline().stages[0].end_s, 3);
+}
+
 TEST(MixedMicroBatchTest, IsKeptApartAndEachEntryCountsByItself) {
   Recorder r(1, /*keep_timeline=*/true);
   r.RequestArrived(1, 6, 0);

@@ -1,5 +1,6 @@
 #include "runtime/transport/loopback.h"
 
+#include <condition_variable>
 #include <cstring>
 #include <deque>
 #include <mutex>
@@ -8,48 +9,52 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/check.h"
+#include "runtime/transport/callback_scope.h"
 
 namespace fabricast {
 namespace {
 
 using Done = StageTransport::Done;
 
-// From one stage to one other.
+// Two stages, 0 and 1 here, joined in both directions.
 class Link {
  public:
-  absl::Status Send(absl::Span<const std::byte> bytes, Done done) {
+  // `group` owns the callbacks, for CallbackScope. `stages` names the two.
+  Link(const void* group, int first, int second) : group_(group), stages_{first, second} {}
+
+  absl::Status Send(int from, absl::Span<const std::byte> bytes, Done done) {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (closed_) return Closed();
-      sends_.push_back({bytes, std::move(done)});
+      if (!ended_[from].ok()) return ended_[from];
+      directions_[from].sends.push_back({bytes, std::move(done)});
     }
-    Deliver();
+    Deliver(from);
     return absl::OkStatus();
   }
 
-  absl::Status Receive(absl::Span<std::byte> buffer, Done done) {
+  absl::Status Receive(int from, absl::Span<std::byte> buffer, Done done) {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (closed_) return Closed();
-      receives_.push_back({buffer, std::move(done)});
+      if (!ended_[1 - from].ok()) return ended_[1 - from];
+      directions_[from].receives.push_back({buffer, std::move(done)});
     }
-    Deliver();
+    Deliver(from);
     return absl::OkStatus();
   }
 
-  void Close() {
-    std::deque<PendingSend> sends;
-    std::deque<PendingReceive> receives;
+  void Close(int end) {
+    const absl::Status closed =
+        absl::CancelledError(absl::StrCat("the link of stages ", stages_[0], " and ", stages_[1],
+                                          " was closed by stage ", stages_[end]));
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      closed_ = true;
-      sends.swap(sends_);
-      receives.swap(receives_);
+      End(closed, closed);
     }
-    for (PendingSend& send : sends) std::move(send.done)(absl::CancelledError("closed"));
-    for (PendingReceive& receive : receives) {
-      std::move(receive.done)(absl::CancelledError("closed"));
-    }
+    Deliver(0);
+    Deliver(1);
+    if (CallbackScope::Inside(group_)) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    idle_.wait(lock, [this] { return !directions_[0].delivering && !directions_[1].delivering; });
   }
 
  private:
@@ -61,51 +66,100 @@ class Link {
     absl::Span<std::byte> buffer;
     Done done;
   };
+  struct Direction {
+    bool delivering = false;
+    std::deque<PendingSend> sends;
+    std::deque<PendingReceive> receives;
+  };
 
-  static absl::Status Closed() {
-    return absl::FailedPreconditionError("the transport is closed: open a new one");
+  // Holds mutex_. What came first stands.
+  void End(absl::Status at_0, absl::Status at_1) {
+    if (!ended_[0].ok()) return;
+    ended_[0] = std::move(at_0);
+    ended_[1] = std::move(at_1);
   }
 
-  // Hands over what has both ends. One thread at a time, so that messages end in order; another
-  // that comes meanwhile leaves its message to the first.
-  void Deliver() {
+  // Hands over what has both ends, and gives back all once the link has ended. One thread at a
+  // time, so that messages end in order; another that comes meanwhile leaves its to the first.
+  void Deliver(int from) {
+    const int to = 1 - from;
+    Direction& direction = directions_[from];
     std::unique_lock<std::mutex> lock(mutex_);
-    if (delivering_) return;
-    delivering_ = true;
-    while (!sends_.empty() && !receives_.empty()) {
-      PendingSend send = std::move(sends_.front());
-      PendingReceive receive = std::move(receives_.front());
-      sends_.pop_front();
-      receives_.pop_front();
-      lock.unlock();
-      absl::Status status;
-      if (send.bytes.size() != receive.buffer.size()) {
-        status = absl::InvalidArgumentError(absl::StrCat("a message of ", send.bytes.size(),
-                                                         " bytes came where ",
-                                                         receive.buffer.size(), " were expected"));
-      } else if (!send.bytes.empty()) {
-        std::memcpy(receive.buffer.data(), send.bytes.data(), send.bytes.size());
+    if (direction.delivering) return;
+    direction.delivering = true;
+    while (true) {
+      const bool ended = !ended_[from].ok();
+      const bool send = !direction.sends.empty();
+      const bool receive = !direction.receives.empty();
+      if (ended ? !send && !receive : !send || !receive) break;
+      PendingSend sent;
+      PendingReceive received;
+      if (send) {
+        sent = std::move(direction.sends.front());
+        direction.sends.pop_front();
       }
-      std::move(send.done)(status);
-      std::move(receive.done)(status);
+      if (receive) {
+        received = std::move(direction.receives.front());
+        direction.receives.pop_front();
+      }
+      if (!ended && sent.bytes.size() != received.buffer.size()) EndByLength(from, sent, received);
+      const absl::Status at_sender = ended_[from];
+      const absl::Status at_receiver = ended_[to];
+      lock.unlock();
+      if (at_sender.ok() && !sent.bytes.empty()) {
+        std::memcpy(received.buffer.data(), sent.bytes.data(), sent.bytes.size());
+      }
+      const CallbackScope scope(group_);
+      if (send) std::move(sent.done)(at_sender);
+      if (receive) std::move(received.done)(at_receiver);
       lock.lock();
     }
-    delivering_ = false;
+    direction.delivering = false;
+    const bool other_way = !ended_[from].ok() && !directions_[to].delivering &&
+                           (!directions_[to].sends.empty() || !directions_[to].receives.empty());
+    idle_.notify_all();
+    lock.unlock();
+    if (other_way) Deliver(to);
   }
 
+  // Holds mutex_.
+  void EndByLength(int from, const PendingSend& sent, const PendingReceive& received) {
+    const std::string lengths =
+        absl::StrCat("a message of ", sent.bytes.size(), " bytes came where ",
+                     received.buffer.size(), " were expected");
+    absl::Status at[2];
+    at[from] = absl::UnavailableError(
+        absl::StrCat("stage ", stages_[1 - from], " ended the link: ", lengths));
+    at[1 - from] = absl::InvalidArgumentError(absl::StrCat("stage ", stages_[from], ": ", lengths));
+    End(at[0], at[1]);
+  }
+
+  const void* const group_;
+  const int stages_[2];
   std::mutex mutex_;
-  bool closed_ = false;
-  bool delivering_ = false;
-  std::deque<PendingSend> sends_;
-  std::deque<PendingReceive> receives_;
+  std::condition_variable idle_;  // a direction is no longer delivering
+  absl::Status ended_[2];         // by end; OK while the link is up
+  Direction directions_[2];       // by sender
 };
 
-// All links of a group, [from * stages + to].
-struct Links {
-  explicit Links(int stages) : stages(stages), links(static_cast<size_t>(stages) * stages) {}
-  Link& link(int from, int to) { return links[static_cast<size_t>(from) * stages + to]; }
-  const int stages;
-  std::vector<Link> links;
+// All links of a group.
+class Links {
+ public:
+  explicit Links(int stages) : stages_(stages) {
+    for (int second = 0; second < stages; ++second) {
+      for (int first = 0; first < second; ++first) links_.emplace_back(this, first, second);
+    }
+  }
+  int stages() const { return stages_; }
+  Link& link(int a, int b) {
+    const int first = std::min(a, b);
+    const int second = std::max(a, b);
+    return links_[static_cast<size_t>(second) * (second - 1) / 2 + first];
+  }
+
+ private:
+  const int stages_;
+  std::deque<Link> links_;
 };
 
 class LoopbackTransport : public StageTransport {
@@ -116,26 +170,25 @@ class LoopbackTransport : public StageTransport {
 
   absl::Status Send(int to, absl::Span<const std::byte> bytes, Done done) override {
     if (absl::Status status = CheckPeer(to); !status.ok()) return status;
-    return links_->link(stage_, to).Send(bytes, std::move(done));
+    return links_->link(stage_, to).Send(stage_ < to ? 0 : 1, bytes, std::move(done));
   }
 
   absl::Status Receive(int from, absl::Span<std::byte> buffer, Done done) override {
     if (absl::Status status = CheckPeer(from); !status.ok()) return status;
-    return links_->link(from, stage_).Receive(buffer, std::move(done));
+    return links_->link(from, stage_).Receive(from < stage_ ? 0 : 1, buffer, std::move(done));
   }
 
   void Close() override {
-    for (int peer = 0; peer < links_->stages; ++peer) {
-      links_->link(stage_, peer).Close();
-      links_->link(peer, stage_).Close();
+    for (int peer = 0; peer < links_->stages(); ++peer) {
+      if (peer != stage_) links_->link(stage_, peer).Close(stage_ < peer ? 0 : 1);
     }
   }
 
  private:
   absl::Status CheckPeer(int peer) const {
-    if (peer >= 0 && peer < links_->stages && peer != stage_) return absl::OkStatus();
+    if (peer >= 0 && peer < links_->stages() && peer != stage_) return absl::OkStatus();
     return absl::NotFoundError(absl::StrCat("stage ", stage_, " has no link with stage ", peer,
-                                            ": there are stages 0 to ", links_->stages - 1));
+                                            ": there are stages 0 to ", links_->stages() - 1));
   }
 
   const int stage_;

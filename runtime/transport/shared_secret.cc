@@ -25,8 +25,8 @@ constexpr char kMake[] = "make one with: (umask 077; openssl rand -hex 32 > FILE
 
 std::string RandomBytes(size_t count) {
   std::string bytes(count, '\0');
-  FABRICAST_CHECK(RAND_bytes(reinterpret_cast<unsigned char*>(bytes.data()),
-                             static_cast<int>(count)) == 1)
+  FABRICAST_CHECK(
+      RAND_bytes(reinterpret_cast<unsigned char*>(bytes.data()), static_cast<int>(count)) == 1)
       << "the system has no random bytes";
   return bytes;
 }

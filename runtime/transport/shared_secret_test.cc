@@ -34,9 +34,7 @@ TEST(SharedSecretTest, AFilesSecretHasNoWhiteSpaceAroundIt) {
 }
 
 TEST(SharedSecretTest, AFileThatIsNoSecretIsNamedWithItsMend) {
-  const auto error = [](const std::string& path) {
-    return SharedSecret::FromFile(path).status();
-  };
+  const auto error = [](const std::string& path) { return SharedSecret::FromFile(path).status(); };
   const absl::Status missing = error("/no/such/file");
   EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(missing.message()), HasSubstr("/no/such/file: No such file"));

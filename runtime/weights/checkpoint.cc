@@ -102,6 +102,13 @@ class MappedCheckpoint : public Checkpoint {
     return entry == nullptr ? nullptr : entry->tensor;
   }
 
+  std::vector<const Tensor*> tensors() const override {
+    std::vector<const Tensor*> tensors;
+    tensors.reserve(entries_.size());
+    for (const Entry& entry : entries_) tensors.push_back(entry.tensor);
+    return tensors;
+  }
+
   const std::string& FileOf(const Tensor& tensor) const override {
     const Entry* const entry = FindEntry(tensor.name);
     FABRICAST_CHECK(entry != nullptr) << tensor.name << " in " << folder_;

@@ -8,6 +8,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -34,6 +35,7 @@ class Checkpoint {
 
   // Null if there is none of that name. Valid as long as the checkpoint lives.
   virtual const Tensor* Find(absl::string_view name) const = 0;
+  virtual std::vector<const Tensor*> tensors() const = 0;  // all, by name
   // The file that holds `tensor`, for messages.
   virtual const std::string& FileOf(const Tensor& tensor) const = 0;
   virtual const std::string& folder() const = 0;

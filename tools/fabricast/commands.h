@@ -11,6 +11,7 @@ inline constexpr int kExitConditionHolds = 3;  // of --fail-if
 
 void AddCompareCommand(CLI::App& app, int& exit_status);
 void AddRunCommand(CLI::App& app, int& exit_status);
+void AddStageCommand(CLI::App& app, int& exit_status);
 void AddSimulateCommand(CLI::App& app, int& exit_status);
 void AddPlanCommand(CLI::App& app, int& exit_status);
 void AddCollectiveCommand(CLI::App& app, int& exit_status);

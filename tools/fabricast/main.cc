@@ -1,6 +1,7 @@
 // fabricast: forecasts what a pipeline of GPUs would do on another fabric.
 
 #include "CLI/CLI.hpp"
+#include "runtime/version.h"
 #include "tools/fabricast/commands.h"
 
 int main(int argc, char** argv) {
@@ -12,11 +13,13 @@ int main(int argc, char** argv) {
       "condition holds, 130 interrupted.",
       "fabricast");
   app.require_subcommand(1);
+  app.set_version_flag("--version", fabricast::kVersion);
   app.get_formatter()->column_width(34);
   int exit_status = 0;
   fabricast::AddCompareCommand(app, exit_status);
   fabricast::AddSimulateCommand(app, exit_status);
   fabricast::AddRunCommand(app, exit_status);
+  fabricast::AddStageCommand(app, exit_status);
   fabricast::AddPlanCommand(app, exit_status);
   fabricast::AddCollectiveCommand(app, exit_status);
   fabricast::AddTopologyCommand(app, exit_status);

@@ -251,6 +251,11 @@ void PrintResults(absl::Span<const Result> results, std::ostream& out) {
   columns.Row("requests finished", [](const Result& r) {
     return absl::StrFormat("%d of %d", r.finished(), r.requests());
   });
+  if (std::any_of(results.begin(), results.end(), [](const Result& r) { return r.failed() > 0; })) {
+    columns.Row(
+        "requests failed", [](const Result& r) { return static_cast<double>(r.failed()); },
+        FormatCount, false);
+  }
   columns.Row(
       "duration", [](const Result& r) { return r.duration_s(); }, FormatSeconds);
   columns.Row(

@@ -21,28 +21,29 @@
 #include "nlohmann/json.hpp"
 #include "runtime/engine/cpu_pipeline.h"
 #include "runtime/engine/engine.h"
+#include "runtime/engine/local_stages.h"
 #include "runtime/engine/workload_run.h"
 #include "runtime/metrics/comparison.h"
 #include "runtime/metrics/timeline.h"
-#include "runtime/model/decoder_config.h"
 #include "runtime/tokenizer/chat.h"
 #include "runtime/tokenizer/tokenizer.h"
-#include "runtime/weights/checkpoint.h"
 #include "tools/fabricast/commands.h"
 #include "tools/fabricast/inputs.h"
 #include "tools/fabricast/interrupt.h"
+#include "tools/fabricast/processes.h"
 #include "tools/fabricast/progress.h"
 #include "tools/fabricast/report.h"
 #include "tools/fabricast/result_file.h"
+#include "tools/fabricast/run_inputs.h"
 
 namespace fabricast {
 namespace {
 
 struct RunFlags {
-  std::string topology = "local_cpu";
-  TopologyFlags set;
-  std::string model;
+  HardwareFlags hardware;
   PlanFlags plan;
+  ProcessFlags process;
+  bool processes = false;
   WorkloadFlags workload;
   bool workload_given = false;
   std::string prompt;
@@ -55,82 +56,49 @@ struct RunFlags {
   SamplingParams sampling;
   std::vector<std::string> stop;
   bool ignore_eos = false;
-  int threads = 0;
   std::string out;
   std::string trace_file;
   Format format = Format::kText;
 };
 
-// Everything that a run needs, loaded and checked.
-struct Loaded {
-  Topology topology;
-  std::vector<std::string> overrides;
-  std::string label;
-  DecoderConfig config;
-  Model model;
-  std::shared_ptr<const Tokenizer> tokenizer;  // null if the checkpoint has none
-  Plan plan;
-  std::vector<std::unique_ptr<StageExecutor>> stages;
-  int threads = 1;
-};
+// Inputs, and the stages that compute.
+struct Loaded : RunInputs {
+  Deployment deployment;
+  int threads = 1;  // a stage
+  std::unique_ptr<Stages> stages;
+  // Of stages that are processes; null otherwise. The engine's, once it has `stages`.
+  const ProcessStages* processes = nullptr;
+  std::vector<std::string> where;  // they ran, a line each
 
-absl::StatusOr<LabelledTopology> LoadTopology(const RunFlags& flags) {
-  absl::StatusOr<std::vector<LabelledTopology>> topologies =
-      LoadTopologies({flags.topology}, flags.set);
-  if (!topologies.ok()) return topologies.status();
-  if (topologies->size() != 1) {
-    return absl::InvalidArgumentError("--set gives several topologies: a run has one");
+  void KeepDescription() {
+    if (processes != nullptr) where = processes->Description();
   }
-  for (const GpuNode& gpu : topologies->front().topology.gpus()) {
-    if (gpu.spec.processor()) continue;
-    return absl::UnimplementedError(absl::StrCat(
-        topologies->front().label, ": ", gpu.name, " is a ", gpu.spec.name(),
-        ", and only processors compute so far: use --topology local_cpu, or `fabricast simulate`"));
-  }
-  return std::move(topologies->front());
-}
+};
 
 // Stages that compute at the same time share the cores; with one request there is one such stage.
 int ThreadsAStage(const RunFlags& flags, int stages) {
-  if (flags.threads > 0) return flags.threads;
+  if (flags.hardware.threads > 0) return flags.hardware.threads;
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   return std::max(1, cores / (flags.prompt_given ? 1 : stages));
 }
 
-absl::StatusOr<Loaded> Load(const RunFlags& flags) {
-  absl::StatusOr<LabelledTopology> topology = LoadTopology(flags);
-  if (!topology.ok()) return topology.status();
-  absl::StatusOr<PlanOptions> plan_options = flags.plan.Options();
-  if (!plan_options.ok()) return plan_options.status();
-  absl::StatusOr<DecoderConfig> config = LoadDecoderConfig(flags.model);
-  if (!config.ok()) return config.status();
-  absl::StatusOr<std::shared_ptr<const Checkpoint>> checkpoint = Checkpoint::Open(flags.model);
-  if (!checkpoint.ok()) return checkpoint.status();
-  // Memory is counted from the checkpoint below, whatever the dtype that the config names.
-  absl::StatusOr<Model> model = LoadModel(flags.model, config->awq.has_value() ? "" : "bf16");
-  if (!model.ok()) return model.status();
-  std::shared_ptr<const Tokenizer> tokenizer;
-  if (absl::StatusOr<std::shared_ptr<const Tokenizer>> loaded = Tokenizer::Load(flags.model);
-      loaded.ok()) {
-    tokenizer = *std::move(loaded);
-  } else if (flags.prompt_given || !absl::IsNotFound(loaded.status())) {
-    return loaded.status();
+absl::Status MakeStages(const RunFlags& flags, Loaded& loaded) {
+  if (loaded.deployment.role == Deployment::Role::kHead) {
+    const int here = std::max<int>(1, static_cast<int>(loaded.deployment.children.size()));
+    loaded.threads = ThreadsAStage(flags, here);
+    absl::StatusOr<std::unique_ptr<ProcessStages>> stages =
+        MakeProcessStages(loaded, flags.hardware, flags.process, loaded.threads, loaded.deployment);
+    if (!stages.ok()) return stages.status();
+    loaded.processes = stages->get();
+    loaded.stages = *std::move(stages);
+    return absl::OkStatus();
   }
-  absl::StatusOr<Plan> plan = MakePlan(topology->topology, *model, *plan_options);
-  if (!plan.ok()) return plan.status();
-  const int threads = ThreadsAStage(flags, static_cast<int>(plan->stages.size()));
-  absl::StatusOr<std::vector<std::unique_ptr<StageExecutor>>> stages =
-      MakeCpuStages(*config, *checkpoint, threads, *plan);
-  if (!stages.ok()) return stages.status();
-  return Loaded{.topology = std::move(topology->topology),
-                .overrides = std::move(topology->overrides),
-                .label = std::move(topology->label),
-                .config = *std::move(config),
-                .model = *std::move(model),
-                .tokenizer = std::move(tokenizer),
-                .plan = *std::move(plan),
-                .stages = *std::move(stages),
-                .threads = threads};
+  loaded.threads = ThreadsAStage(flags, static_cast<int>(loaded.plan.stages.size()));
+  absl::StatusOr<std::vector<std::unique_ptr<StageExecutor>>> executors =
+      MakeCpuStages(loaded.config, loaded.checkpoint, loaded.threads, loaded.plan);
+  if (!executors.ok()) return executors.status();
+  loaded.stages = MakeLocalStages(*std::move(executors));
+  return absl::OkStatus();
 }
 
 // "AMD EPYC, 2 threads a stage".
@@ -147,6 +115,18 @@ std::string Environment(int threads) {
                          std::thread::hardware_concurrency(), threads);
 }
 
+// How activations get from one stage to the next.
+std::string RouteOf(const Loaded& loaded, const HopResult& hop) {
+  if (loaded.deployment.role != Deployment::Role::kHead) return "memory of one process";
+  const auto host = [&](int stage) {
+    return loaded.topology.gpus()[loaded.plan.stages[stage].gpus[0]].host;
+  };
+  // The last hop brings tokens to the head, which is on the first stage's host.
+  const bool same = host(hop.from_stage()) == host(hop.to_stage());
+  const bool control = hop.to_stage() == 0;
+  return absl::StrCat(control ? "gRPC" : "TCP", same ? " within a host" : " between hosts");
+}
+
 Result Describe(Result result, const Loaded& loaded, const Workload& workload, uint64_t seed) {
   result.set_kind(MEASURED);
   result.set_label(loaded.label);
@@ -159,8 +139,9 @@ Result Describe(Result result, const Loaded& loaded, const Workload& workload, u
   inputs.set_seed(seed);
   for (const std::string& text : loaded.overrides) inputs.add_overrides(text);
   AddPlan(loaded.plan, loaded.topology, result);
-  for (HopResult& hop : *result.mutable_hops()) hop.set_route("memory of one process");
+  for (HopResult& hop : *result.mutable_hops()) hop.set_route(RouteOf(loaded, hop));
   result.add_environment(Environment(loaded.threads));
+  for (const std::string& line : loaded.where) result.add_environment(line);
   for (const std::string& warning : workload.warnings) result.add_warnings(warning);
   return result;
 }
@@ -223,11 +204,11 @@ absl::StatusOr<std::vector<int32_t>> EncodePrompt(const RunFlags& flags, const L
   absl::StatusOr<std::vector<int32_t>> tokens;
   if (flags.chat) {
     absl::StatusOr<std::optional<ChatFormat>> format =
-        FindChatFormat(flags.model, *loaded.tokenizer);
+        FindChatFormat(flags.hardware.model, *loaded.tokenizer);
     if (!format.ok()) return format.status();
     if (!format->has_value()) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(flags.model, ": has no chat template, it is a base model: drop --chat"));
+      return absl::FailedPreconditionError(absl::StrCat(
+          flags.hardware.model, ": has no chat template, it is a base model: drop --chat"));
     }
     std::vector<ChatMessage> messages;
     if (!flags.system.empty()) messages.push_back({"system", flags.system});
@@ -310,6 +291,7 @@ absl::Status RunPrompt(const RunFlags& flags, Loaded& loaded, std::optional<Resu
   if (!flags.ignore_eos) request.stop_tokens = loaded.config.end_of_sequence;
 
   Engine engine(OptionsOf(flags, loaded), std::move(loaded.stages));
+  if (absl::Status ready = engine.WaitUntilReady(); !ready.ok()) return ready;
   const bool stream = flags.format == Format::kText;
   std::string text;
   std::vector<SampledToken> tokens;
@@ -327,6 +309,7 @@ absl::Status RunPrompt(const RunFlags& flags, Loaded& loaded, std::optional<Resu
     }
   });
   absl::Status status = engine.WaitUntilIdle();
+  loaded.KeepDescription();
   if (stream && !tokens.empty()) std::cout << std::endl;
   if (!status.ok()) return status;
   if (!last.error.ok()) return last.error;
@@ -408,7 +391,9 @@ absl::Status RunOnWorkload(const RunFlags& flags, Loaded& loaded, std::optional<
     return request;
   };
   Engine engine(OptionsOf(flags, loaded), std::move(loaded.stages));
+  if (absl::Status ready = engine.WaitUntilReady(); !ready.ok()) return ready;
   const absl::Status status = RunWorkload(engine, *workload, options);
+  loaded.KeepDescription();
   if (!status.ok() && !absl::IsCancelled(status)) return status;
   Result result = Describe(engine.Finish(), loaded, *workload, flags.workload.options.seed);
   if (!status.ok()) {
@@ -434,6 +419,18 @@ absl::Status RunOnWorkload(const RunFlags& flags, Loaded& loaded, std::optional<
   return status;
 }
 
+// The exit status of a run that ended so.
+int Ended(const absl::Status& status) {
+  if (status.ok()) return 0;
+  Fail(status);
+  return absl::IsCancelled(status) ? kExitInterrupted : 1;
+}
+
+ProcessFlags WithHead(ProcessFlags flags, const std::string& head) {
+  flags.head = head;
+  return flags;
+}
+
 int RunRun(const RunFlags& flags) {
   if (flags.prompt_given == flags.workload_given) {
     return Fail(absl::InvalidArgumentError(
@@ -445,21 +442,29 @@ int RunRun(const RunFlags& flags) {
     return Fail(absl::InvalidArgumentError("--max-output-tokens: give at least 1"));
   }
   Interrupted();
-  absl::StatusOr<Loaded> loaded = Load(flags);
-  if (!loaded.ok()) return Fail(loaded.status());
+  absl::StatusOr<RunInputs> inputs =
+      LoadRunInputs(flags.hardware, flags.plan, /*needs_tokenizer=*/flags.prompt_given);
+  if (!inputs.ok()) return Fail(inputs.status());
+  Loaded loaded{{*std::move(inputs)}, {}, 1, nullptr, nullptr, {}};
+  absl::StatusOr<Deployment> deployment =
+      Deploy(loaded.topology, loaded.plan, flags.process, flags.processes, ThisEnvironment());
+  if (!deployment.ok()) return Fail(deployment.status());
+  loaded.deployment = *std::move(deployment);
+  if (loaded.deployment.role == Deployment::Role::kStage) {
+    return Ended(RunStage({.hardware = flags.hardware,
+                           .processes = WithHead(flags.process, loaded.deployment.head),
+                           .stage = loaded.deployment.stage,
+                           .ip = loaded.deployment.ip}));
+  }
   std::optional<ResultFile> file;
   if (!flags.out.empty()) {
     absl::StatusOr<ResultFile> opened = ResultFile::Open(flags.out);
     if (!opened.ok()) return Fail(opened.status());
     file.emplace(*std::move(opened));
   }
-  const absl::Status status =
-      flags.prompt_given ? RunPrompt(flags, *loaded, file) : RunOnWorkload(flags, *loaded, file);
-  if (absl::IsCancelled(status)) {
-    Fail(status);
-    return kExitInterrupted;
-  }
-  return status.ok() ? 0 : Fail(status);
+  if (absl::Status status = MakeStages(flags, loaded); !status.ok()) return Fail(status);
+  return Ended(flags.prompt_given ? RunPrompt(flags, loaded, file)
+                                  : RunOnWorkload(flags, loaded, file));
 }
 
 }  // namespace
@@ -474,13 +479,7 @@ void AddRunCommand(CLI::App& app, int& exit_status) {
       "  fabricast run --model ~/Llama-3.2-1B-Instruct --out measured.json \\\n"
       "      --workload closed:concurrency=4,requests=16,input=128,output=32");
   auto flags = std::make_shared<RunFlags>();
-  command->add_option("--topology", flags->topology, "A cluster file or a bundled cluster's name")
-      ->capture_default_str();
-  flags->set.AddTo(*command);
-  command
-      ->add_option("--model", flags->model,
-                   "A checkpoint folder of Hugging Face: config.json, safetensors, tokenizer.json")
-      ->required();
+  flags->hardware.AddTo(*command);
   CLI::Option* prompt = command->add_option("--prompt", flags->prompt, "Text to continue");
   CLI::Option* prompt_file =
       command->add_option("--prompt-file", flags->prompt_file, "The same from a file; -: input")
@@ -513,10 +512,12 @@ void AddRunCommand(CLI::App& app, int& exit_status) {
       ->allow_extra_args(false);
   command->add_flag("--ignore-eos", flags->ignore_eos,
                     "Go on where the model ends; always so in a workload");
-  command->add_option("--threads", flags->threads,
-                      "A stage; default: the processor's, divided among stages");
   CLI::Option* workload = flags->workload.AddTo(*command);
   flags->plan.AddTo(*command);
+  command->add_flag("--processes", flags->processes,
+                    "Each stage is a process on this machine, started here; several hosts with "
+                    "addresses, mpirun, srun, torchrun or an indexed job mean processes too");
+  flags->process.AddTo(*command);
   command->add_option("--out", flags->out, "Write the result to this file, as JSON");
   command->add_option("--trace", flags->trace_file,
                       "Write a timeline for ui.perfetto.dev: a track a stage and a hop");

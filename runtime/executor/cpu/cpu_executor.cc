@@ -36,6 +36,11 @@ class CpuExecutor : public StageExecutor {
   absl::Status Run(const Step& step, absl::Span<const std::byte> input,
                    absl::Span<std::byte> output, std::vector<SampledToken>& sampled) override;
 
+  void Reset() override {
+    cache_.Clear();
+    histories_.clear();
+  }
+
  private:
   void CheckSizes(const Step& step, absl::Span<const std::byte> input,
                   absl::Span<std::byte> output) const;

@@ -267,6 +267,71 @@ TEST(CpuExecutorTest, TheRepetitionPenaltySeesPromptAndOutput) {
   }
 }
 
+// Ten tokens after a prompt, with all log-probabilities and what histories are for.
+std::vector<SampledToken> Generate(StageExecutor& executor, const DecoderConfig& config) {
+  SamplingParams sampling = Greedy(config);
+  sampling.repetition_penalty = 1.3;
+  std::vector<SampledToken> tokens;
+  std::vector<int32_t> next = {3, 9, 4};
+  for (int64_t position = 0; tokens.size() < 10;) {
+    std::vector<SampledToken> sampled;
+    EXPECT_TRUE(executor
+                    .Run(MakeStep({{.request = 1,
+                                    .first_token = position,
+                                    .tokens = next,
+                                    .sampling = sampling}}),
+                         {}, {}, sampled)
+                    .ok());
+    position += static_cast<int64_t>(next.size());
+    next = {sampled.at(0).token};
+    tokens.push_back(sampled[0]);
+  }
+  return tokens;
+}
+
+TEST(CpuExecutorTest, ResetForgetsAllRequests) {
+  const SmallModel model;
+  const std::unique_ptr<StageExecutor> executor = model.Make();
+  const std::vector<SampledToken> expected = Generate(*executor, model.config());
+  // Where a Run failed: for a lack of blocks, after the first entry took some, or for a bad token.
+  const std::vector<int32_t> many(20, 1);
+  const Step too_long = MakeStep({{.request = 2, .first_token = 0, .tokens = many},
+                                  {.request = 3, .first_token = 0, .tokens = many}});
+  const Step bad = MakeStep({{.request = 4, .first_token = 0, .tokens = {50}}});
+  for (const Step* failing : {&too_long, &bad}) {
+    EXPECT_FALSE(RunStep(*executor, *failing).ok());
+    executor->Reset();
+    const std::vector<SampledToken> again = Generate(*executor, model.config());
+    ASSERT_EQ(again.size(), expected.size());
+    for (size_t i = 0; i < again.size(); ++i) {
+      EXPECT_EQ(again[i].token, expected[i].token);
+      EXPECT_EQ(Logprobs(again[i]), Logprobs(expected[i]));
+    }
+  }
+  executor->Reset();
+  // All ten blocks are free.
+  EXPECT_TRUE(
+      RunStep(*executor,
+              MakeStep({{.request = 5, .first_token = 0, .tokens = std::vector<int32_t>(40, 1)}}))
+          .ok());
+}
+
+// Weights that overflow for one token fail in the middle of a step.
+TEST(CpuExecutorTest, ResetForgetsAStepThatFailedInALayer) {
+  SmallModel model;
+  model.values("embedding")[9 * 32] = std::numeric_limits<float>::infinity();
+  const std::unique_ptr<StageExecutor> executor = model.Make();
+  const Step good = MakeStep(
+      {{.request = 1, .first_token = 0, .tokens = {3, 4, 5}, .sampling = Greedy(model.config())}});
+  std::vector<SampledToken> expected, again;
+  ASSERT_TRUE(executor->Run(good, {}, {}, expected).ok());
+  EXPECT_FALSE(
+      RunStep(*executor, MakeStep({{.request = 2, .first_token = 0, .tokens = {3, 9}}})).ok());
+  executor->Reset();
+  ASSERT_TRUE(executor->Run(good, {}, {}, again).ok());
+  EXPECT_EQ(Logprobs(again.at(0)), Logprobs(expected.at(0)));
+}
+
 TEST(CpuExecutorDeathTest, ProtocolErrorsEndTheProgram) {
   const SmallModel model;
   const std::unique_ptr<StageExecutor> executor = model.Make();

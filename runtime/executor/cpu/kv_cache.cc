@@ -45,6 +45,15 @@ void KvCache::Release(RequestId request) {
   contexts_.erase(it);
 }
 
+void KvCache::Clear() {
+  contexts_.clear();
+  blocks_used_ = 0;
+  free_.clear();
+  for (auto block = allocated_.rbegin(); block != allocated_.rend(); ++block) {
+    free_.push_back(block->get());
+  }
+}
+
 KvSequence KvCache::Sequence(RequestId request, int64_t layer) const {
   const auto it = contexts_.find(request);
   FABRICAST_CHECK(it != contexts_.end()) << "request=" << request;

@@ -87,6 +87,9 @@ class KvCache {
   // Frees the blocks; nothing if `request` is not known.
   void Release(RequestId request);
 
+  // Frees the blocks of all requests. Their memory is kept for the next ones.
+  void Clear();
+
   // Valid until the next call of the above.
   KvSequence Sequence(RequestId request, int64_t layer) const;
 

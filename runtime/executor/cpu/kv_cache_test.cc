@@ -47,6 +47,25 @@ TEST(KvCacheTest, ReusesReleasedBlocks) {
   EXPECT_EQ(cache.bytes(), bytes);
 }
 
+// A request that found too few blocks has taken some.
+TEST(KvCacheTest, ClearFreesAllAndKeepsTheMemory) {
+  KvCache cache(kShape, 3);
+  EXPECT_TRUE(cache.Extend(1, 0, 30).ok());
+  EXPECT_FALSE(cache.Extend(2, 0, 41).ok());
+  EXPECT_EQ(cache.blocks_used(), 3);
+  const int64_t bytes = cache.bytes();
+  cache.Clear();
+  EXPECT_EQ(cache.blocks_used(), 0);
+  EXPECT_EQ(cache.bytes(), bytes);
+  EXPECT_TRUE(cache.Extend(2, 0, 60).ok());  // from its first token
+  EXPECT_EQ(cache.blocks_used(), 3);
+  EXPECT_EQ(cache.bytes(), bytes);
+  const KvSequence sequence = cache.Sequence(2, 0);
+  const std::set<const float*> blocks = {sequence.Value(0, 0), sequence.Value(0, 20),
+                                         sequence.Value(0, 40)};
+  EXPECT_EQ(blocks.size(), 3u);
+}
+
 TEST(KvCacheTest, GivesEachTokenHeadAndLayerItsOwnPlace) {
   KvCache cache(kShape, 9);
   ASSERT_TRUE(cache.Extend(1, 0, 45).ok());
