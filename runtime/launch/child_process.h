@@ -58,8 +58,7 @@ std::function<void(absl::string_view line)> PrefixedLines(int fd, std::string pr
 // and may call Start and Terminate but not EndAll. It sleeps while nothing happens. A child gets
 // SIGKILL when that thread ends, so also when this process dies, however it does. It has:
 // - a process group of its own, so that Ctrl-C at the terminal is for this process alone;
-// - standard input from /dev/null, and no open file but standard output, standard error and
-// pass_fd;
+// - standard input from /dev/null, and no open files but standard output and error, and pass_fd;
 // - no blocked and no ignored signals (an ignored SIGHUP stays so, for nohup).
 //
 // Nobody else may wait for these children (as waitpid(-1) does) while this exists.

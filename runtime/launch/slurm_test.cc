@@ -95,7 +95,10 @@ TEST_F(SlurmTest, NothingStaysWhenItIsKilled) {
   ChildOptions options;
   options.program = kSlurm;
   options.arguments = {"srun", "sh", "-c", "echo $SLURM_CONF $$; exec sleep 1000"};
-  options.on_line = [&told](absl::string_view line) { told.set_value(std::string(line)); };
+  options.on_line = [&told, first = true](absl::string_view line) mutable {
+    if (first) told.set_value(std::string(line));
+    first = false;  // srun has more to say when it is ended
+  };
   ChildProcesses children;
   const absl::StatusOr<pid_t> pid = children.Start(std::move(options));
   ASSERT_TRUE(pid.ok()) << pid.status();
