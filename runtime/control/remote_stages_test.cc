@@ -7,6 +7,7 @@
 #include <functional>
 #include <thread>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
@@ -339,6 +340,7 @@ TEST(RemoteStagesTest, WhatAStrangerSaysIsRefusedWithTheReason) {
 
 TEST(RemoteStagesTest, SilentStrangersAreFewAndSoonGone) {
   TestPipeline pipeline(HeadOptions(1));
+  const absl::Time start = absl::Now();
   std::vector<std::unique_ptr<Stranger>> strangers;
   for (int i = 0; i < 64; ++i) {
     strangers.push_back(std::make_unique<Stranger>(pipeline.address()));
@@ -350,7 +352,11 @@ TEST(RemoteStagesTest, SilentStrangersAreFewAndSoonGone) {
     ASSERT_TRUE(strangers.back()->stream().Read(&challenge));
   }
   Stranger one_more(pipeline.address());
-  EXPECT_EQ(one_more.End().code(), absl::StatusCode::kResourceExhausted);
+  const absl::StatusCode refused = one_more.End().code();
+  // Unless it took so long that the first of them are gone by now.
+  if (absl::Now() - start < absl::Seconds(4)) {
+    EXPECT_EQ(refused, absl::StatusCode::kResourceExhausted);
+  }
   // A stage tries until there is room.
   StageThread stage(pipeline.address(), 0, 1);
   stage.Start();

@@ -46,18 +46,11 @@ absl::Status RequireLocal(const Host& host, absl::string_view who) {
                       who, host.name(), host.address()));
 }
 
-// Hosts without an address are this machine. All or none.
-absl::Status CheckAddresses(const Topology& topology, const Plan& plan, bool spans_machines) {
-  std::set<std::string> with, without;
-  for (const Stage& stage : plan.stages) {
-    const Host& host = HostOf(topology, stage.gpus[0]);
-    (host.address().empty() ? without : with).insert(host.name());
-  }
-  if (without.empty() || (with.empty() && !spans_machines)) return absl::OkStatus();
+absl::Status NoAddress(const Topology& topology, const Host& host) {
   return absl::FailedPreconditionError(absl::StrFormat(
       "%s: host %s has no address, and others must reach it: give its IP address, as hosts { name: "
       "\"%s\" address: \"10.0.0.1\" ... } or --set %s.address=10.0.0.1",
-      topology.name(), *without.begin(), *without.begin(), *without.begin()));
+      topology.name(), host.name(), host.name(), host.name()));
 }
 
 absl::StatusOr<Deployment> DeployUnderLauncher(const Topology& topology, const Plan& plan,
@@ -69,11 +62,11 @@ absl::StatusOr<Deployment> DeployUnderLauncher(const Topology& topology, const P
         "%s started %d processes and the plan has %d stages: start %d, or choose --stages %d",
         place.launcher, std::max(size, place.rank + 1), stages, stages, size));
   }
-  const bool spans_machines = place.local_size.has_value() && *place.local_size < size;
-  if (absl::Status status = CheckAddresses(topology, plan, spans_machines); !status.ok()) {
-    return status;
-  }
   const Host& host = HostOf(topology, plan.stages[place.rank].gpus[0]);
+  const bool here = place.local_size.has_value() && *place.local_size == size;
+  if (place.local_size.has_value() && !here && host.address().empty()) {
+    return NoAddress(topology, host);
+  }
   if (absl::Status status = RequireLocal(host, absl::StrCat("rank ", place.rank)); !status.ok()) {
     return status;
   }
@@ -91,9 +84,8 @@ absl::StatusOr<Deployment> DeployUnderLauncher(const Topology& topology, const P
     if (!parsed.ok()) return parsed.status();
     head.port = parsed->port.value_or(kHeadPort);
     // What the topology says of hosts is surer than what a launcher does.
-    if (!flags.head.empty() || HostOf(topology, plan.stages[0].gpus[0]).address().empty()) {
-      head.host = parsed->host;
-    }
+    const bool known = here || !HostOf(topology, plan.stages[0].gpus[0]).address().empty();
+    if (!flags.head.empty() || !known) head.host = parsed->host;
   }
   Deployment deployment;
   deployment.ip = AddressOf(host);
@@ -146,7 +138,10 @@ absl::StatusOr<Deployment> Deploy(const Topology& topology, const Plan& plan,
   deployment.ip = kLoopback;
   int port = 0;
   if (!processes) {
-    if (absl::Status status = CheckAddresses(topology, plan, true); !status.ok()) return status;
+    for (const Stage& stage : plan.stages) {
+      const Host& host = HostOf(topology, stage.gpus[0]);
+      if (host.address().empty()) return NoAddress(topology, host);
+    }
     const Host& host = HostOf(topology, plan.stages[0].gpus[0]);
     if (absl::Status status = RequireLocal(host, "the head"); !status.ok()) return status;
     deployment.ip = host.address();

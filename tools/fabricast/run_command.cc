@@ -416,6 +416,11 @@ absl::Status RunOnWorkload(const RunFlags& flags, Loaded& loaded, std::optional<
   if (absl::Status saved = Save(flags, loaded, result, engine.timeline(), file); !saved.ok()) {
     return saved;
   }
+  if (status.ok() && result.failed() > 0) {
+    return absl::UnavailableError(absl::StrFormat(
+        "%d of %d requests failed; the result's warnings say why", result.failed(),
+        workload->requests.size()));
+  }
   return status;
 }
 

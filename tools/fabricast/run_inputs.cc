@@ -90,8 +90,10 @@ absl::StatusOr<Fingerprints> FingerprintsOf(const Topology& topology,
                 static_cast<std::streamsize>(page.size()));
     checkpoint.Release(*tensor);
   }
+  Cluster cluster = topology.cluster();
+  for (Host& host : *cluster.mutable_hosts()) host.clear_address();
   return Fingerprints{{"model", Sha256Hex(model.str())},
-                      {"topology", Sha256Hex(topology.cluster().SerializeAsString())}};
+                      {"topology", Sha256Hex(cluster.SerializeAsString())}};
 }
 
 }  // namespace fabricast

@@ -48,7 +48,8 @@ absl::StatusOr<RunInputs> LoadRunInputs(const HardwareFlags& hardware, const Pla
                                         bool needs_tokenizer);
 
 // What head and stages must agree on. A model's covers its configuration and of each tensor name,
-// type, shape and first page: enough to tell checkpoints apart without reading them.
+// type, shape and first page: enough to tell checkpoints apart without reading them. A topology's
+// covers all but addresses, of which a process needs to know its own only.
 absl::StatusOr<Fingerprints> FingerprintsOf(const Topology& topology, const Checkpoint& checkpoint);
 
 }  // namespace fabricast
