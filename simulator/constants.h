@@ -21,7 +21,8 @@ struct ConstantsInUse {
   std::string Describe() const;
 };
 
-// Matrix products of each kind of GPU, then messages of each kind of path; once each.
+// Matrix products of each kind of GPU, or the measured times of the stages, if those are used; then
+// messages of each kind of path; once each.
 std::vector<ConstantsInUse> ConstantsOf(const Scenario& scenario);
 
 }  // namespace fabricast

@@ -19,6 +19,12 @@ constexpr int64_t kSampledTokenBytes = 4;
 
 absl::StatusOr<std::unique_ptr<PipelineSimulation>> PipelineSimulation::Make(
     const Scenario& scenario, std::atomic<double>& progress) {
+  if (scenario.measured != nullptr &&
+      scenario.measured->stages() != static_cast<int>(scenario.plan.stages.size())) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        scenario.label, ": the measured times are those of ", scenario.measured->stages(),
+        " stages, but the plan has ", scenario.plan.stages.size(), ": measure this plan"));
+  }
   std::vector<Hop> hops;
   for (const PipelineHop& hop : HopsOf(scenario.plan)) {
     absl::StatusOr<SendCost> cost =
@@ -141,13 +147,22 @@ void PipelineSimulation::Reached(int stage, MicroBatchId id) {
 void PipelineSimulation::StartCompute(int stage, MicroBatchId id) {
   const InFlight& batch = in_flight_.at(id);
   recorder_.StageStarted(stage, batch.micro_batch, now());
-  running_[stage].Clear();
-  AddScaled(costs_[stage].Explain(batch.shape), scenario_.kernel_time_factor, running_[stage]);
-  network_.After(TotalSeconds(running_[stage]), [this, stage, id] { Computed(stage, id); });
+  double seconds = 0;
+  if (scenario_.measured != nullptr) {
+    const int64_t prefill_tokens = batch.shape.tokens - batch.shape.decodes;
+    seconds = scenario_.kernel_time_factor *
+              scenario_.measured->Seconds(stage, batch.shape.decodes, prefill_tokens);
+  } else {
+    running_[stage].Clear();
+    AddScaled(costs_[stage].Explain(batch.shape), scenario_.kernel_time_factor, running_[stage]);
+    seconds = TotalSeconds(running_[stage]);
+  }
+  network_.After(seconds, [this, stage, id] { Computed(stage, id); });
 }
 
 void PipelineSimulation::Computed(int stage, MicroBatchId id) {
-  recorder_.StageComputed(stage, in_flight_.at(id).micro_batch, now(), &running_[stage]);
+  recorder_.StageComputed(stage, in_flight_.at(id).micro_batch, now(),
+                          scenario_.measured == nullptr ? &running_[stage] : nullptr);
   if (std::optional<MicroBatchId> next = queues_[stage].Computed(id)) StartCompute(stage, *next);
   if (hops_.empty()) {
     Handle(scheduler_.FirstStageDone(id));

@@ -27,7 +27,8 @@ namespace fabricast {
 // - Activations are tokens x hidden x 2 B. The last stage returns 4 B a sampled token to the head.
 class PipelineSimulation {
  public:
-  // `scenario` must outlive this. Fails if the calibration lacks a price.
+  // `scenario` must outlive this. Fails if the calibration lacks a price or the measured times are
+  // of another number of stages.
   static absl::StatusOr<std::unique_ptr<PipelineSimulation>> Make(const Scenario& scenario,
                                                                   std::atomic<double>& progress);
 
@@ -69,7 +70,8 @@ class PipelineSimulation {
   Scheduler scheduler_;
   std::vector<StageQueue> queues_;
   std::vector<StageCost> costs_;
-  std::vector<ComputeTime> running_;  // of the micro-batch that each stage computes
+  // Of the micro-batch that each stage computes; empty where times are measured.
+  std::vector<ComputeTime> running_;
   Recorder recorder_;
   absl::flat_hash_map<MicroBatchId, InFlight> in_flight_;
   size_t next_request_ = 0;

@@ -3,6 +3,7 @@
 #define FABRICAST_SIMULATOR_SIMULATE_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "runtime/plan/plan.h"
 #include "runtime/workload/workload.h"
 #include "simulator/isolated.h"
+#include "simulator/measured_stage_times.h"
 #include "topology/topology.h"
 
 namespace fabricast {
@@ -28,6 +30,8 @@ struct Scenario {
   // latencies, times this.
   double kernel_time_factor = 1;
   double message_latency_factor = 1;
+  // What the plan's stages were measured to take; null: what the roofline says (runtime/cost).
+  std::shared_ptr<const MeasuredStageTimes> measured = nullptr;
 };
 
 // Simulates each scenario in a process of its own (a core each). The same scenario gives the same

@@ -86,12 +86,17 @@ std::vector<std::string> InterfaceNames() {
   return names;
 }
 
-bool HasCarrier() {
+bool CarrierBecomes(bool plugged) {
   const FileDescriptor fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  ifreq request{};
-  strcpy(request.ifr_name, "eth0");
-  FABRICAST_CHECK(ioctl(fd.get(), SIOCGIFFLAGS, &request) == 0) << strerror(errno);
-  return (request.ifr_flags & IFF_RUNNING) != 0;
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (true) {
+    ifreq request{};
+    strcpy(request.ifr_name, "eth0");
+    FABRICAST_CHECK(ioctl(fd.get(), SIOCGIFFLAGS, &request) == 0) << strerror(errno);
+    if (((request.ifr_flags & IFF_RUNNING) != 0) == plugged) return true;
+    if (absl::Now() >= deadline) return false;
+    absl::SleepFor(absl::Milliseconds(5));
+  }
 }
 
 FileDescriptor Listen(int port) {

@@ -26,8 +26,9 @@ int StatusInFork(const std::function<int()>& body);
 // All interfaces of this process's network.
 std::vector<std::string> InterfaceNames();
 
-// Is a cable plugged into this process's eth0?
-bool HasCarrier();
+// Is a cable plugged into this process's eth0? Waits until it is as expected, for the kernel tells
+// it a while later; false if it does not become so.
+bool CarrierBecomes(bool plugged);
 
 // A socket that is bound to all addresses of this process's host. Ends the process if it cannot be.
 FileDescriptor Listen(int port);  // 0: any that is free

@@ -65,7 +65,8 @@ class VirtualNetwork {
   // Of both directions of its cable, from now on; 0: as fast as the machine can.
   absl::Status SetRate(const std::string& host, double rate_mbit);
 
-  // Pulls its cable out and puts it back. What is under way is lost.
+  // Pulls its cable out and puts it back; the host's kernel may notice up to a second later. What
+  // is under way is lost.
   absl::Status Cut(const std::string& host);
   absl::Status Restore(const std::string& host);
 

@@ -202,11 +202,11 @@ TEST_F(VirtualNetworkTest, ACutCableCarriesNothingUntilItIsRestored) {
   const std::unique_ptr<HostProcess> server = StartServer("c");
   EXPECT_GT(Echoes("a", "b", 20, absl::Milliseconds(500)), 0);
   ASSERT_TRUE(network_->Cut("b").ok());
-  EXPECT_EQ(ExitStatus("b", [] { return HasCarrier() ? 1 : 0; }), 0);
+  EXPECT_EQ(ExitStatus("b", [] { return CarrierBecomes(false) ? 0 : 1; }), 0);
   EXPECT_EQ(Echoes("a", "b", 20, absl::Milliseconds(10)), 0);
   EXPECT_TRUE(Reaches("a", "c"));
   ASSERT_TRUE(network_->Restore("b").ok());
-  EXPECT_EQ(ExitStatus("b", [] { return HasCarrier() ? 0 : 1; }), 0);
+  EXPECT_EQ(ExitStatus("b", [] { return CarrierBecomes(true) ? 0 : 1; }), 0);
   EXPECT_GT(Echoes("a", "b", 20, absl::Milliseconds(500)), 0);
 }
 
@@ -230,7 +230,7 @@ TEST_F(VirtualNetworkTest, LosingEverythingLeavesTheCarrierWhereItIs) {
   MakeNetwork({{.name = "a"}, {.name = "b"}});
   const std::unique_ptr<HostProcess> echo = StartEcho("b", "a");
   ASSERT_TRUE(network_->Disturb("b", {.loss = 1}).ok());
-  EXPECT_EQ(ExitStatus("b", [] { return HasCarrier() ? 0 : 1; }), 0);
+  EXPECT_EQ(ExitStatus("b", [] { return CarrierBecomes(true) ? 0 : 1; }), 0);
   EXPECT_EQ(Echoes("a", "b", 20, absl::Milliseconds(10)), 0);
 }
 
