@@ -126,7 +126,11 @@ void PipelineSimulation::Handle(absl::Span<const Action> span) {
       const MicroBatchId id = action.micro_batch.id;
       in_flight_[id] = {.micro_batch = action.micro_batch,
                         .shape = BatchShape::Of(action.micro_batch)};
-      Reached(0, id);
+      if (scenario_.control.launch_s > 0) {
+        network_.After(scenario_.control.launch_s, [this, id] { Reached(0, id); });
+      } else {
+        Reached(0, id);
+      }
     } else if (action.kind == Action::Kind::kFinish || action.kind == Action::Kind::kReject) {
       ++ended;
     }
@@ -170,7 +174,13 @@ void PipelineSimulation::Computed(int stage, MicroBatchId id) {
     return;
   }
   Send(stage, id);
-  if (stage == 0) Handle(scheduler_.FirstStageDone(id));
+  if (stage > 0) return;
+  if (scenario_.control.return_s > 0) {
+    network_.After(scenario_.control.return_s,
+                   [this, id] { Handle(scheduler_.FirstStageDone(id)); });
+  } else {
+    Handle(scheduler_.FirstStageDone(id));
+  }
 }
 
 void PipelineSimulation::Send(int hop, MicroBatchId id) {
@@ -192,8 +202,11 @@ void PipelineSimulation::StartSend(int index, MicroBatchId id) {
   const int64_t bytes = HopBytes(hop, batch);
   hop.busy = true;
   recorder_.SendStarted(hop.from_stage, hop.to_stage, batch.micro_batch, bytes, now());
+  const bool to_head = hop.to_stage == 0;
   const double latency_s =
-      hop.cost.LatencySeconds(static_cast<double>(bytes)) * scenario_.message_latency_factor;
+      to_head && scenario_.control.return_s > 0
+          ? scenario_.control.return_s
+          : hop.cost.LatencySeconds(static_cast<double>(bytes)) * scenario_.message_latency_factor;
   network_.After(latency_s, [this, index, id, bytes] {
     network_.StartFlow(hops_[index].from_gpu, hops_[index].to_gpu, static_cast<double>(bytes),
                        [this, index, id] { Delivered(index, id); });

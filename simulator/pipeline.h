@@ -20,7 +20,8 @@
 namespace fabricast {
 
 // Model of the driver
-// - The head sits on the first stage: a launched micro-batch is there at once.
+// - The head sits on the first stage: a launched micro-batch is there at once, or after
+//   Scenario::control.launch_s.
 // - A hop carries one message at a time, in order, as one NCCL channel of ncclSend calls does:
 //   latency by size, then the bytes as a flow. It overlaps with the computation of later
 //   micro-batches.

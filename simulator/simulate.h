@@ -19,6 +19,15 @@
 
 namespace fabricast {
 
+// What it takes that head and stages are processes, beside the messages between stages; the simulated
+// GPUs' stages know of launches at once.
+struct ControlTimes {
+  double launch_s = 0;  // from the head's decision until the first stage has the step
+  // From what a stage did until the head knows of it. 0: tokens take what the calibration says of a
+  // message from the last stage to the first.
+  double return_s = 0;
+};
+
 struct Scenario {
   std::string label;
   Topology topology;
@@ -32,6 +41,7 @@ struct Scenario {
   double message_latency_factor = 1;
   // What the plan's stages were measured to take; null: what the roofline says (runtime/cost).
   std::shared_ptr<const MeasuredStageTimes> measured = nullptr;
+  ControlTimes control = {};  // of two stages and more
 };
 
 // Simulates each scenario in a process of its own (a core each). The same scenario gives the same

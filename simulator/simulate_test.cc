@@ -91,6 +91,19 @@ TEST(SimulateTest, HopsBetweenProcessorsCarryHiddenTimesFourBytesAToken) {
   EXPECT_EQ(result.hops(0).bytes(), 2 * (64 + 2) * 2048 * 4);
 }
 
+TEST(SimulateTest, AControlPlaneAddsItsTimeToEachToken) {
+  Scenario scenario =
+      MakeScenario("trinity_200g", "closed:concurrency=1,requests=1,input=100,output=11");
+  const double at_once = MustSimulate(scenario).tpot().mean();
+  scenario.control.launch_s = 2e-3;
+  const double launched = MustSimulate(scenario).tpot().mean();
+  EXPECT_NEAR(launched - at_once, 2e-3, 1e-9);
+  scenario.control.return_s = 3e-3;
+  const double returned = MustSimulate(scenario).tpot().mean();
+  scenario.control.return_s = 7e-3;
+  EXPECT_NEAR(MustSimulate(scenario).tpot().mean() - returned, 4e-3, 1e-9);
+}
+
 TEST(SimulateTest, OutputNeverComesFasterThanTheSlowestStageAllows) {
   const Scenario scenario =
       MakeScenario("trinity_200g", "closed:concurrency=3,requests=12,input=16,output=200");

@@ -104,11 +104,43 @@ absl::StatusOr<Scenario> ScenarioOf(const Result& run, const std::string& model)
                   .trace_file = ""};
 }
 
+ControlTimes MeasuredControlTimes(const Timeline& timeline, int stages) {
+  std::vector<double> known;  // when tokens were at the head
+  double return_s = 0;
+  for (const TransferSlice& slice : timeline.transfers) {
+    if (slice.from_stage != stages - 1 || slice.to_stage != 0) continue;
+    known.push_back(slice.end_s);
+    return_s += slice.end_s - slice.start_s;
+  }
+  std::sort(known.begin(), known.end());
+  std::vector<StageSlice> first;
+  for (const StageSlice& slice : timeline.stages) {
+    if (slice.stage == 0) first.push_back(slice);
+  }
+  std::sort(first.begin(), first.end(),
+            [](const auto& a, const auto& b) { return a.start_s < b.start_s; });
+  double launch_s = 0;
+  int launches = 0;
+  double idle_since = 0;
+  for (const StageSlice& slice : first) {
+    const auto after = std::upper_bound(known.begin(), known.end(), slice.start_s);
+    if (after != known.begin() && *(after - 1) > idle_since) {
+      launch_s += slice.start_s - *(after - 1);
+      ++launches;
+    }
+    idle_since = slice.end_s;
+  }
+  return {.launch_s = launches == 0 ? 0 : launch_s / launches,
+          .return_s = known.empty() ? 0 : return_s / static_cast<double>(known.size())};
+}
+
 absl::StatusOr<RehearsedRun> Forecast(Scenario scenario, const Timeline& measured) {
   absl::StatusOr<MeasuredStageTimes> times =
       MeasuredStageTimes::Fit(static_cast<int>(scenario.plan.stages.size()), measured.stages);
   if (!times.ok()) return times.status();
   scenario.measured = std::make_shared<const MeasuredStageTimes>(*std::move(times));
+  scenario.control =
+      MeasuredControlTimes(measured, static_cast<int>(scenario.plan.stages.size()));
   const TemporaryFile trace;
   scenario.trace_file = trace.path();
   absl::StatusOr<Result> result = Simulate(scenario);

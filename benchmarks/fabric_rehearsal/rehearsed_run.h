@@ -27,7 +27,12 @@ absl::StatusOr<RehearsedRun> ReadRun(const std::string& result_file, const std::
 // says.
 absl::StatusOr<Scenario> ScenarioOf(const Result& run, const std::string& model);
 
-// Simulates `scenario` with the stage times of `measured`, a run of the same plan.
+// The means of what the control plane took: how long tokens were on their way to the head, and how
+// long after them the first stage began, where it waited for them.
+ControlTimes MeasuredControlTimes(const Timeline& timeline, int stages);
+
+// Simulates `scenario` with the stage times and the control plane's of `measured`, a run of the same
+// plan.
 absl::StatusOr<RehearsedRun> Forecast(Scenario scenario, const Timeline& measured);
 
 // Payload bytes a second of the hop's messages of `min_bytes` and more, the median. A message's

@@ -65,6 +65,22 @@ RehearsedRun MustForecast(const Result& inputs, const Timeline& times) {
   return *std::move(run);
 }
 
+TEST(RehearsedRunTest, ControlTimesAreThoseOfStepsThatWaitedForTokens) {
+  Timeline timeline;
+  const auto slice = [](double start_s, double end_s) {
+    StageSlice slice{};
+    slice.start_s = start_s;
+    slice.end_s = end_s;
+    return slice;
+  };
+  // The second step begins 0.3 after the first's tokens, the third right after the second.
+  timeline.stages = {slice(0, 1), slice(2.5, 3), slice(3, 4)};
+  timeline.transfers = {{2, 0, 0, 2.0, 2.2, 4}, {2, 0, 1, 4.0, 4.4, 4}, {0, 1, 0, 1.0, 1.9, 9}};
+  const ControlTimes times = MeasuredControlTimes(timeline, 3);
+  EXPECT_NEAR(times.launch_s, 0.3, 1e-12);
+  EXPECT_NEAR(times.return_s, (0.2 + 0.4) / 2, 1e-12);
+}
+
 TEST(RehearsedRunTest, TheScenarioIsWhatTheRunHad) {
   const absl::StatusOr<Scenario> scenario = ScenarioOf(InputsAt("0.025"), kModel);
   ASSERT_TRUE(scenario.ok()) << scenario.status();
