@@ -137,9 +137,10 @@ TEST(RehearsedRunTest, ARunWithTheseTimesIsForecastAsItWas) {
   for (const HopResult& hop : run->result.hops()) messages += hop.messages();
   EXPECT_EQ(static_cast<int64_t>(run->timeline.transfers.size()), messages);
 
+  // But for the way of the tokens back, which is now the mean of all.
   const RehearsedRun again = MustForecast(run->result, run->timeline);
-  EXPECT_NEAR(again.result.tpot().mean(), result->tpot().mean(), 1e-6 * result->tpot().mean());
-  EXPECT_NEAR(again.result.ttft().mean(), result->ttft().mean(), 1e-6 * result->ttft().mean());
+  EXPECT_NEAR(again.result.tpot().mean(), result->tpot().mean(), 1e-3 * result->tpot().mean());
+  EXPECT_NEAR(again.result.ttft().mean(), result->ttft().mean(), 1e-3 * result->ttft().mean());
 
   // And what it would be on another fabric, as if it had been run there.
   const RehearsedRun faster = MustForecast(InputsAt("0.4"), run->timeline);

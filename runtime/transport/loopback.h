@@ -11,7 +11,7 @@ namespace fabricast {
 
 // The ends of `stages` stages (at least one), in order, each joined to every other. The copy runs
 // on the thread of the later of Send and Receive, and so do both their `done`. Closing one end
-// closes its links, not those between others. Destroy an end only when nothing calls it.
+// closes its links, not those between others.
 std::vector<std::unique_ptr<StageTransport>> MakeLoopbackTransports(int stages);
 
 }  // namespace fabricast

@@ -1,6 +1,6 @@
 #include "runtime/transport/relay.h"
 
-#include <linux/filter.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -20,11 +20,10 @@ UniqueFd BlockingSocket(const SocketAddress& of_its_family) {
 }
 
 // Nothing that arrives reaches this socket, acknowledgements included; what it sends does not
-// matter then.
+// matter then. Packets start with 64 hops to go by default, and are to have 255.
 void DropAllThatArrives(int socket) {
-  sock_filter nothing = {BPF_RET | BPF_K, 0, 0, 0};
-  sock_fprog program = {1, &nothing};
-  FABRICAST_CHECK(setsockopt(socket, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) == 0)
+  const int hops = 255;
+  FABRICAST_CHECK(setsockopt(socket, IPPROTO_IP, IP_MINTTL, &hops, sizeof(hops)) == 0)
       << ErrorText(errno);
 }
 
@@ -32,8 +31,7 @@ void DropAllThatArrives(int socket) {
 
 Relay::Relay(const std::string& target) : target_(SocketAddress::Parse(target).value()) {
   listener_ = BlockingSocket(target_);
-  const bool v6 = target_.get()->sa_family == AF_INET6;
-  const SocketAddress any = SocketAddress::FromIp(v6 ? "::1" : "127.0.0.1", 0).value();
+  const SocketAddress any = SocketAddress::FromIp("127.0.0.1", 0).value();
   FABRICAST_CHECK(bind(listener_.get(), any.get(), any.size()) == 0) << ErrorText(errno);
   FABRICAST_CHECK(listen(listener_.get(), 64) == 0) << ErrorText(errno);
   address_ = SocketAddress::OfSocket(listener_.get()).ToString();
@@ -74,12 +72,7 @@ void Relay::EndAll(bool reset) {
   ended_ = true;
   for (const std::unique_ptr<Pipe>& pipe : pipes_) {
     for (const int socket : {pipe->near.get(), pipe->far.get()}) {
-      if (reset) {
-        // A reset, and the descriptor stays with the threads that use it.
-        sockaddr nowhere = {};
-        nowhere.sa_family = AF_UNSPEC;
-        connect(socket, &nowhere, sizeof(nowhere));
-      }
+      if (reset) ResetConnection(socket);
       shutdown(socket, SHUT_RDWR);
     }
   }

@@ -1,4 +1,4 @@
-// Stands between two ends of TCP connections and fails on demand.
+// Stands between two ends of TCP connections, over IPv4, and fails on demand.
 #ifndef FABRICAST_RUNTIME_TRANSPORT_RELAY_H_
 #define FABRICAST_RUNTIME_TRANSPORT_RELAY_H_
 

@@ -39,8 +39,9 @@ class StageTransport {
   // `done` runs, which says that the message is there.
   virtual absl::Status Receive(int from, absl::Span<std::byte> buffer, Done done) = 0;
 
-  // Ends all links of this stage. When it returns, every `done` has run, unless it is called by
-  // one. Idempotent.
+  // Ends all links of this stage; what has left but not arrived is lost. When it returns, every
+  // `done` has run, unless it is called by one. Idempotent. The destructor does it too; it must not
+  // be called by a `done`, nor while another call runs.
   virtual void Close() = 0;
 };
 

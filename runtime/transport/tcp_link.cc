@@ -20,14 +20,6 @@ std::vector<int> DataSockets(const std::vector<UniqueFd>& sockets) {
   return data;
 }
 
-// The kernel drops what it would still send, and lets go of the pages of MSG_ZEROCOPY. The
-// descriptor stays, so that other threads' calls fail rather than meet another file.
-void Disconnect(int socket) {
-  sockaddr nowhere = {};
-  nowhere.sa_family = AF_UNSPEC;
-  (void)connect(socket, &nowhere, sizeof(nowhere));
-}
-
 }  // namespace
 
 TcpLink::TcpLink(Setup setup, const void* owner, std::function<void()> wake)
@@ -61,15 +53,16 @@ void TcpLink::Close() {
 }
 
 void TcpLink::OnEvents(size_t socket, uint32_t events) {
-  const bool hung_up = (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
   if (socket == 0) {
     control_readable_ = true;
     return;
   }
   const size_t stream = socket - 1;
+  // EPOLLERR alone is no failure: the kernel has let go of pages.
+  const bool hung_up = (events & (EPOLLRDHUP | EPOLLHUP)) != 0;
   if ((events & EPOLLERR) != 0) sender_.StreamReleased(stream);
-  if (hung_up || (events & EPOLLOUT) != 0) sender_.StreamWritable(stream);
-  if (hung_up || (events & EPOLLIN) != 0) receiver_.StreamReadable(stream, hung_up);
+  if (hung_up || (events & (EPOLLOUT | EPOLLERR)) != 0) sender_.StreamWritable(stream);
+  if (hung_up || (events & (EPOLLIN | EPOLLERR)) != 0) receiver_.StreamReadable(stream, hung_up);
 }
 
 void TcpLink::Service(Clock::time_point now) {
@@ -112,7 +105,7 @@ void TcpLink::End(const absl::Status& status, const std::optional<Farewell>& far
     (void)send(control, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
   }
   shutdown(control, SHUT_WR);
-  for (size_t i = 1; i < sockets_.size(); ++i) Disconnect(sockets_[i].get());
+  for (size_t i = 1; i < sockets_.size(); ++i) ResetConnection(sockets_[i].get());
 }
 
 void TcpLink::ReadControl() {

@@ -3,6 +3,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -128,6 +129,13 @@ void WatchPeer(int socket, absl::Duration dead_after) {
   // This limits both what was sent and the probes of keepalive.
   SetOption(socket, IPPROTO_TCP, TCP_USER_TIMEOUT,
             static_cast<int>(std::min<int64_t>(absl::ToInt64Milliseconds(dead_after), INT32_MAX)));
+}
+
+void ResetConnection(int socket) {
+  sockaddr nowhere = {};
+  nowhere.sa_family = AF_UNSPEC;
+  // Not connect(), which ThreadSanitizer takes for the beginning of the descriptor.
+  (void)syscall(SYS_connect, socket, &nowhere, sizeof(nowhere));
 }
 
 }  // namespace fabricast

@@ -61,6 +61,11 @@ void SetNoDelay(int socket);
 // the kernel takes a receiver that is not ready for a dead one.
 void WatchPeer(int socket, absl::Duration dead_after);
 
+// Ends a connection with a reset: the kernel drops what it would still send, and lets go of the
+// pages of MSG_ZEROCOPY. The descriptor stays, so that calls of other threads fail rather than meet
+// another file.
+void ResetConnection(int socket);
+
 }  // namespace fabricast
 
 #endif  // FABRICAST_RUNTIME_TRANSPORT_TCP_SOCKET_H_

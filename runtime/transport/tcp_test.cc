@@ -374,7 +374,11 @@ TEST(TcpTest, BrokenLinksAreToldOnceEvenIfIdleAndCloseTellsItsOwnEndNothing) {
     EXPECT_EQ(stages->broken[1]->outcome.times(), 0u);
   }
   const std::shared_ptr<Stages> stages = Join(2, {});
+  Bytes buffer(4);
+  Outcome pending;
+  ASSERT_TRUE(stages->ends[0]->Receive(1, absl::MakeSpan(buffer), pending.done()).ok());
   stages->ends[0]->Close();
+  EXPECT_EQ(pending.Wait().code(), absl::StatusCode::kCancelled);
   ASSERT_TRUE(stages->broken[1]->outcome.Came(1));
   EXPECT_EQ(stages->broken[1]->outcome.Wait().code(), absl::StatusCode::kCancelled);
   EXPECT_THAT(Message(stages->broken[1]->outcome.Wait()), HasSubstr("closed by stage 0"));
