@@ -19,8 +19,8 @@
 
 namespace fabricast {
 
-// What it takes that head and stages are processes, beside the messages between stages; the simulated
-// GPUs' stages know of launches at once.
+// What it takes that head and stages are processes, beside the messages between stages; the
+// simulated GPUs' stages know of launches at once.
 struct ControlTimes {
   double launch_s = 0;  // from the head's decision until the first stage has the step
   // From what a stage did until the head knows of it. 0: tokens take what the calibration says of a

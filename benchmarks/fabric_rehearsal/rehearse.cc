@@ -35,9 +35,8 @@ struct Flags {
 
 // One run, over cables of `rate_mbit`, as NAME.json and NAME.trace.json.
 absl::Status Rehearse(const Flags& flags, double rate_mbit, const std::string& name) {
-  absl::StatusOr<std::unique_ptr<VirtualNetwork>> network =
-      VirtualNetwork::Make({{.name = "host_a", .rate_mbit = rate_mbit},
-                            {.name = "host_b", .rate_mbit = rate_mbit}});
+  absl::StatusOr<std::unique_ptr<VirtualNetwork>> network = VirtualNetwork::Make(
+      {{.name = "host_a", .rate_mbit = rate_mbit}, {.name = "host_b", .rate_mbit = rate_mbit}});
   if (!network.ok()) return network.status();
   const std::string token = flags.out + "/token";
   {
@@ -47,10 +46,13 @@ absl::Status Rehearse(const Flags& flags, double rate_mbit, const std::string& n
   }
   const std::string rate = absl::StrFormat("*.nic0.rate_gbps=%g", 1e-3 * rate_mbit);
   const auto command = [&](const std::string& what, const std::vector<std::string>& more) {
-    std::vector<std::string> all = {flags.program, what,    "--topology",   "rehearsal_2x",
-                                    "--set",       rate,    "--model",      flags.model,
-                                    "--threads",   "1",     "--token-file", token,
-                                    "--head",      (*network)->ip("host_a")};
+    std::vector<std::string> all = {flags.program,  what,
+                                    "--topology",   "rehearsal_2x",
+                                    "--set",        rate,
+                                    "--model",      flags.model,
+                                    "--threads",    "1",
+                                    "--token-file", token,
+                                    "--head",       (*network)->ip("host_a")};
     all.insert(all.end(), more.begin(), more.end());
     return all;
   };
@@ -60,11 +62,11 @@ absl::Status Rehearse(const Flags& flags, double rate_mbit, const std::string& n
   absl::StatusOr<std::unique_ptr<HostProcess>> stage =
       (*network)->Start("host_b", command("stage", {"--stage", "2"}), options);
   if (!stage.ok()) return stage.status();
-  absl::StatusOr<std::unique_ptr<HostProcess>> head = (*network)->Start(
-      "host_a",
-      command("run", {"--workload", flags.workload, "--out", name + ".json", "--trace",
-                      name + ".trace.json"}),
-      options);
+  absl::StatusOr<std::unique_ptr<HostProcess>> head =
+      (*network)->Start("host_a",
+                        command("run", {"--workload", flags.workload, "--out", name + ".json",
+                                        "--trace", name + ".trace.json"}),
+                        options);
   if (!head.ok()) return head.status();
   for (HostProcess* const process : {head->get(), stage->get()}) {
     const absl::StatusOr<int> status = process->Wait(kPatience);

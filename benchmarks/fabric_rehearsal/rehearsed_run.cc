@@ -139,8 +139,7 @@ absl::StatusOr<RehearsedRun> Forecast(Scenario scenario, const Timeline& measure
       MeasuredStageTimes::Fit(static_cast<int>(scenario.plan.stages.size()), measured.stages);
   if (!times.ok()) return times.status();
   scenario.measured = std::make_shared<const MeasuredStageTimes>(*std::move(times));
-  scenario.control =
-      MeasuredControlTimes(measured, static_cast<int>(scenario.plan.stages.size()));
+  scenario.control = MeasuredControlTimes(measured, static_cast<int>(scenario.plan.stages.size()));
   const TemporaryFile trace;
   scenario.trace_file = trace.path();
   absl::StatusOr<Result> result = Simulate(scenario);

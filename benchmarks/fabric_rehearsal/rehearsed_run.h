@@ -31,8 +31,8 @@ absl::StatusOr<Scenario> ScenarioOf(const Result& run, const std::string& model)
 // long after them the first stage began, where it waited for them.
 ControlTimes MeasuredControlTimes(const Timeline& timeline, int stages);
 
-// Simulates `scenario` with the stage times and the control plane's of `measured`, a run of the same
-// plan.
+// Simulates `scenario` with the stage times and the control plane's of `measured`, a run of the
+// same plan.
 absl::StatusOr<RehearsedRun> Forecast(Scenario scenario, const Timeline& measured);
 
 // Payload bytes a second of the hop's messages of `min_bytes` and more, the median. A message's

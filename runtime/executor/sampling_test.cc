@@ -296,7 +296,7 @@ TEST(SamplingTest, ValidateNamesTheParameterAndItsRange) {
   EXPECT_EQ(Validate({.top_k = -1}).message(), "top_k is -1; give 0 (all tokens) or more");
   EXPECT_EQ(Validate({.repetition_penalty = 0}).message(),
             "repetition_penalty is 0; give more than 0");
-  EXPECT_EQ(Validate({.logprobs = -2}).message(), "logprobs is -2; give -1 (none) or more");
+  EXPECT_EQ(Validate({.logprobs = -2}).message(), "logprobs is -2; give -1 (none) to 4000");
 }
 
 }  // namespace

@@ -48,11 +48,12 @@ Launched Script(const std::string& script,
       absl::StrCat(kFabricast, " run --model ", kModel,
                    " --prompt 'Captain Ahab stood' --max-output-tokens 16 --token-file ",
                    TokenFile(), " --join-timeout 20");
-  return Launch({"sh", "-c", absl::StrReplaceAll(script, {{"$RUN", run},
-                                                          {"$FABRICAST", kFabricast},
-                                                          {"$MODEL", kModel},
-                                                          {"$TOKEN", TokenFile()},
-                                                          {"$TMP", testing::TempDir()}})},
+  return Launch({"sh", "-c",
+                 absl::StrReplaceAll(script, {{"$RUN", run},
+                                              {"$FABRICAST", kFabricast},
+                                              {"$MODEL", kModel},
+                                              {"$TOKEN", TokenFile()},
+                                              {"$TMP", testing::TempDir()}})},
                 environment);
 }
 
@@ -85,7 +86,8 @@ TEST(LaunchTest, OpenMpiStartsTheStages) {
   EXPECT_THAT(launched.output, HasSubstr(kText));
   const Launched two = Script(mpirun + "2 $RUN");
   EXPECT_FALSE(two.exit.ok());
-  EXPECT_THAT(two.output, HasSubstr("mpirun started 2 processes and the plan has 3 stages: start 3"));
+  EXPECT_THAT(two.output,
+              HasSubstr("mpirun started 2 processes and the plan has 3 stages: start 3"));
   const Launched no_token =
       Script(mpirun + "3 $FABRICAST run --model $MODEL --prompt x --max-output-tokens 1");
   EXPECT_FALSE(no_token.exit.ok());
@@ -129,19 +131,19 @@ std::string TwoHosts() {
 
 TEST(LaunchTest, AStageOnAnotherHostJoinsByHand) {
   const std::string hosts = TwoHosts();
-  const Launched launched =
-      Script("$FABRICAST stage --stage 2 --model $MODEL --token-file $TOKEN --head 127.0.0.1:29419" +
-             hosts + " & $RUN --head 127.0.0.1:29419" + hosts + "; status=$?; wait; exit $status");
+  const Launched launched = Script(
+      "$FABRICAST stage --stage 2 --model $MODEL --token-file $TOKEN --head 127.0.0.1:29419" +
+      hosts + " & $RUN --head 127.0.0.1:29419" + hosts + "; status=$?; wait; exit $status");
   EXPECT_TRUE(launched.exit.ok()) << launched.exit.ToString() << launched.output;
   EXPECT_THAT(launched.output, AllOf(HasSubstr(kText), HasSubstr("stage 2 (host_b.cpu0) joined")));
 }
 
 TEST(LaunchTest, AStageOfAnotherModelOrTopologyIsNamedAtBothEnds) {
   const std::string hosts = TwoHosts();
-  const Launched launched =
-      Script("$FABRICAST stage --stage 2 --model $MODEL --token-file $TOKEN --head 127.0.0.1:29420" +
-             hosts + " --set host_a.nic0.rate_gbps=0.05 & $RUN --head 127.0.0.1:29420" + hosts +
-             "; status=$?; wait; exit $status");
+  const Launched launched = Script(
+      "$FABRICAST stage --stage 2 --model $MODEL --token-file $TOKEN --head 127.0.0.1:29420" +
+      hosts + " --set host_a.nic0.rate_gbps=0.05 & $RUN --head 127.0.0.1:29420" + hosts +
+      "; status=$?; wait; exit $status");
   EXPECT_FALSE(launched.exit.ok());
   EXPECT_THAT(launched.output,
               AllOf(HasSubstr("stage 2 (host_b.cpu0)"), HasSubstr("its topology differs")));
@@ -149,8 +151,7 @@ TEST(LaunchTest, AStageOfAnotherModelOrTopologyIsNamedAtBothEnds) {
 
 TEST(LaunchTest, AHostThatIsNotThisOneIsNamed) {
   const Launched launched = Script("$FABRICAST stage --stage 2 --model $MODEL --token-file $TOKEN" +
-                                   TwoHosts() +
-                                   " --set host_b.address=203.0.113.9");
+                                   TwoHosts() + " --set host_b.address=203.0.113.9");
   EXPECT_FALSE(launched.exit.ok());
   EXPECT_THAT(launched.output, AllOf(HasSubstr("stage 2 belongs on host_b"),
                                      HasSubstr("203.0.113.9"), HasSubstr("start it there")));

@@ -417,9 +417,9 @@ absl::Status RunOnWorkload(const RunFlags& flags, Loaded& loaded, std::optional<
     return saved;
   }
   if (status.ok() && result.failed() > 0) {
-    return absl::UnavailableError(absl::StrFormat(
-        "%d of %d requests failed; the result's warnings say why", result.failed(),
-        workload->requests.size()));
+    return absl::UnavailableError(
+        absl::StrFormat("%d of %d requests failed; the result's warnings say why", result.failed(),
+                        workload->requests.size()));
   }
   return status;
 }

@@ -557,6 +557,31 @@ TEST_P(TransportConformanceTest, DoneMayClose) {
   }
 }
 
+TEST_P(TransportConformanceTest, CloseWaitsForADoneThatRunsElsewhere) {
+  JoinedEnds joined = Join(2);
+  const Bytes sent(4);
+  Bytes received(4);
+  Outcome began;
+  std::atomic<bool> closing = false;
+  std::atomic<bool> ended = false;
+  ASSERT_TRUE(joined.ends[1]
+                  ->Receive(0, absl::MakeSpan(received),
+                            [&, done = began.done()](absl::Status status) mutable {
+                              std::move(done)(status);
+                              while (!closing) std::this_thread::yield();
+                              // So that a Close that does not wait has returned.
+                              std::this_thread::sleep_for(std::chrono::milliseconds(20));
+                              ended = true;
+                            })
+                  .ok());
+  std::thread sender([&] { ASSERT_TRUE(joined.ends[0]->Send(1, sent, [](absl::Status) {}).ok()); });
+  EXPECT_TRUE(began.Wait().ok()) << began.Wait();
+  closing = true;
+  joined.ends[1]->Close();
+  EXPECT_TRUE(ended);
+  sender.join();
+}
+
 TEST_P(TransportConformanceTest, CloseMayComeWhileOthersCall) {
   for (int round = 0; round < 10; ++round) {
     JoinedEnds joined = Join(2);
