@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -26,6 +27,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "runtime/control/stage_children.h"
+#include "runtime/control/testing/stranger.h"
 #include "runtime/control/testing/test_pipeline.h"
 #include "runtime/engine/fake_executor.h"
 #include "runtime/launch/child_process.h"
@@ -337,6 +339,13 @@ class HeadProcess {
   pid_t pid() const { return pid_; }
   const std::string& token_file() const { return token_file_; }
 
+  // Whether a line has started so.
+  bool Printed(const std::string& start) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return std::any_of(lines_.begin(), lines_.end(),
+                       [&](const std::string& line) { return absl::StartsWith(line, start); });
+  }
+
   // Waits for the next line that starts so, and returns it.
   std::string Await(const std::string& start) {
     std::unique_lock<std::mutex> lock(mutex_);
@@ -366,6 +375,45 @@ class HeadProcess {
   pid_t pid_ = -1;
   ChildProcesses children_;
 };
+
+#if defined(__SANITIZE_ADDRESS__) || defined(_GLIBCXX_TSAN)
+constexpr int64_t kMostFromStrangersKilobytes = 300'000;  // with what sanitizers keep
+#else
+constexpr int64_t kMostFromStrangersKilobytes = 80'000;
+#endif
+
+int64_t MostResidentKilobytes(pid_t pid) {
+  std::ifstream in(absl::StrCat("/proc/", pid, "/status"));
+  for (std::string line; std::getline(in, line);) {
+    if (absl::StartsWith(line, "VmHWM:")) return std::stoll(line.substr(6));
+  }
+  return -1;
+}
+
+TEST(FailuresTest, AStrangersLongMessageIsNotKept) {
+  HeadProcess head({"--children"});
+  const std::string address = head.Await("listening").substr(10);
+  head.Await("ok");
+  const int64_t before = MostResidentKilobytes(head.pid());
+  control::FromStage message;
+  message.mutable_hello()->set_nonce(std::string(100'000'000, 'x'));
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      Stranger stranger(address);
+      stranger.stream().Write(message);
+      EXPECT_FALSE(stranger.End().ok());
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  const int64_t grown = MostResidentKilobytes(head.pid()) - before;
+  std::printf("100 MB from a stranger: the head grew by %ld kB at most\n",
+              static_cast<long>(grown));
+  // gRPC reads what its quota lets it before it refuses; without, it would be all 400 MB.
+  EXPECT_LT(grown, kMostFromStrangersKilobytes);
+  head.Await("ok");
+  EXPECT_FALSE(head.Printed("error"));
+}
 
 std::vector<pid_t> ChildrenOf(pid_t parent) {
   std::vector<pid_t> children;

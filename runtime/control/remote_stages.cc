@@ -149,9 +149,10 @@ class Head : public RemoteStages, public control::Pipeline::CallbackService {
     builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 4096);
     builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 5000);
     builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 10000);
-    // Bounds what strangers make gRPC keep.
+    // Bounds what strangers make gRPC keep: it reads a message before it finds it too long. Steps
+    // and reports of a run take far less.
     grpc::ResourceQuota quota("fabricast");
-    quota.Resize(size_t{256} << 20);
+    quota.Resize(size_t{24} << 20);
     builder.SetResourceQuota(quota);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port == 0) {

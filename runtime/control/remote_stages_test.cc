@@ -9,10 +9,10 @@
 
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
-#include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
-#include "runtime/control/control.grpc.pb.h"
+#include "runtime/control/control.pb.h"
 #include "runtime/control/stage_process.h"
+#include "runtime/control/testing/stranger.h"
 #include "runtime/control/testing/test_pipeline.h"
 #include "runtime/engine/fake_executor.h"
 
@@ -275,34 +275,6 @@ TEST(RemoteStagesTest, AnAddressThatIsNotOursIsNamed) {
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(Message(status), HasSubstr("cannot listen at 203.0.113.7:0"));
 }
-
-// A peer that says what it likes.
-class Stranger {
- public:
-  explicit Stranger(const std::string& head)
-      : stub_(control::Pipeline::NewStub(Channel(head))), stream_(stub_->Join(&context_)) {}
-  ~Stranger() { context_.TryCancel(); }
-
-  static std::shared_ptr<grpc::Channel> Channel(const std::string& head) {
-    grpc::ChannelArguments arguments;
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    return grpc::CreateCustomChannel(head, grpc::InsecureChannelCredentials(), arguments);
-  }
-
-  grpc::ClientReaderWriter<control::FromStage, control::FromHead>& stream() { return *stream_; }
-  // What the head says when it hangs up.
-  absl::Status End() {
-    control::FromHead ignored;
-    while (stream_->Read(&ignored)) {
-    }
-    return FromGrpc(stream_->Finish());
-  }
-
- private:
-  grpc::ClientContext context_;
-  std::unique_ptr<control::Pipeline::Stub> stub_;
-  std::unique_ptr<grpc::ClientReaderWriter<control::FromStage, control::FromHead>> stream_;
-};
 
 TEST(RemoteStagesTest, WhatAStrangerSaysIsRefusedWithTheReason) {
   TestPipeline pipeline(HeadOptions(1));

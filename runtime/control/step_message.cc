@@ -25,8 +25,13 @@ SamplingParams FromMessage(const control::Sampling& message) {
           .top_p = message.top_p(),
           .top_k = message.top_k(),
           .repetition_penalty = message.repetition_penalty(),
-          .seed = message.seed(),
+          .seed = 0,
           .logprobs = message.logprobs()};
+}
+
+bool SameButForSeed(const SamplingParams& a, const SamplingParams& b) {
+  return a.temperature == b.temperature && a.top_p == b.top_p && a.top_k == b.top_k &&
+         a.repetition_penalty == b.repetition_penalty && a.logprobs == b.logprobs;
 }
 
 absl::StatusOr<std::vector<SampledToken>> FromMessage(const control::SampledTokens& message) {
@@ -118,13 +123,18 @@ control::Step ToMessage(const Step& step, int64_t generation) {
     message.add_samples(entry.samples);
   }
   message.mutable_tokens()->Add(step.tokens.begin(), step.tokens.end());
+  const bool one_for_all = std::all_of(
+      step.sampling.begin(), step.sampling.end(),
+      [&](const SamplingParams& params) { return SameButForSeed(params, step.sampling.front()); });
+  message.mutable_seed()->Reserve(entries);
   for (const SamplingParams& params : step.sampling) {
+    message.add_seed(params.seed);
+    if (one_for_all && message.sampling_size() > 0) continue;
     control::Sampling& sampling = *message.add_sampling();
     sampling.set_temperature(params.temperature);
     sampling.set_top_p(params.top_p);
     sampling.set_top_k(params.top_k);
     sampling.set_repetition_penalty(params.repetition_penalty);
-    sampling.set_seed(params.seed);
     sampling.set_logprobs(params.logprobs);
   }
   message.mutable_released()->Add(step.released.begin(), step.released.end());
@@ -139,7 +149,8 @@ absl::StatusOr<std::shared_ptr<const Step>> FromMessage(const control::Step& mes
   if (entries == 0) return bad("it is empty");
   if (message.first_token_size() != entries || message.token_count_size() != entries ||
       message.decode_size() != entries || message.samples_size() != entries ||
-      message.sampling_size() != entries) {
+      message.seed_size() != entries ||
+      (message.sampling_size() != entries && message.sampling_size() != 1)) {
     return bad("lists of different lengths");
   }
   if (message.micro_batch() < 0) return bad("its number is negative");
@@ -159,10 +170,15 @@ absl::StatusOr<std::shared_ptr<const Step>> FromMessage(const control::Step& mes
     if (entry.decode && entry.tokens != 1) return bad("a decode of several tokens");
     tokens += entry.tokens;
     step->micro_batch.entries.push_back(entry);
-    step->sampling.push_back(FromMessage(message.sampling(i)));
-    if (absl::Status status = Validate(step->sampling.back()); !status.ok()) {
-      return bad(status.message());
+    if (i < message.sampling_size()) {
+      step->sampling.push_back(FromMessage(message.sampling(i)));
+      if (absl::Status status = Validate(step->sampling.back()); !status.ok()) {
+        return bad(status.message());
+      }
+    } else {
+      step->sampling.push_back(step->sampling.front());
     }
+    step->sampling.back().seed = message.seed(i);
   }
   if (tokens != message.tokens_size()) return bad("tokens that do not add up");
   step->tokens.assign(message.tokens().begin(), message.tokens().end());

@@ -64,6 +64,31 @@ TEST(StepMessageTest, AStepComesBackAsItWas) {
   EXPECT_THAT((*back)->released, ElementsAre(1, 2));
 }
 
+TEST(StepMessageTest, SamplingThatAllShareIsSentOnce) {
+  Step step = SomeStep();
+  step.sampling[1] = step.sampling[0];
+  step.sampling[1].seed = 9;
+  const control::Step message = ToMessage(step, 0);
+  EXPECT_EQ(message.sampling_size(), 1);
+  const absl::StatusOr<std::shared_ptr<const Step>> back = FromMessage(message);
+  ASSERT_TRUE(back.ok()) << back.status();
+  ASSERT_THAT((*back)->sampling, SizeIs(2));
+  EXPECT_EQ((*back)->sampling[0].seed, ~uint64_t{0});
+  EXPECT_EQ((*back)->sampling[1].seed, 9u);
+  EXPECT_EQ((*back)->sampling[1].temperature, 0.7);
+  EXPECT_EQ((*back)->sampling[1].logprobs, 5);
+  // What differs in anything else is sent for each.
+  const std::function<void(SamplingParams&)> changes[] = {
+      [](auto& params) { params.temperature = 1; }, [](auto& params) { params.top_p = 1; },
+      [](auto& params) { params.top_k = 1; }, [](auto& params) { params.repetition_penalty = 2; },
+      [](auto& params) { params.logprobs = -1; }};
+  for (const auto& change : changes) {
+    Step other = step;
+    change(other.sampling[1]);
+    EXPECT_EQ(ToMessage(other, 0).sampling_size(), 2);
+  }
+}
+
 TEST(StepMessageTest, AStepThatMakesNoSenseIsAnError) {
   using Change = std::function<void(control::Step&)>;
   const std::vector<std::pair<std::string, Change>> changes = {
@@ -73,7 +98,9 @@ TEST(StepMessageTest, AStepThatMakesNoSenseIsAnError) {
       {"different lengths", [](auto& step) { step.add_token_count(1); }},
       {"different lengths", [](auto& step) { step.add_decode(true); }},
       {"different lengths", [](auto& step) { step.add_samples(true); }},
-      {"different lengths", [](auto& step) { step.mutable_sampling()->RemoveLast(); }},
+      {"different lengths", [](auto& step) { *step.add_sampling() = step.sampling(0); }},
+      {"different lengths", [](auto& step) { step.clear_sampling(); }},
+      {"different lengths", [](auto& step) { step.add_seed(1); }},
       {"negative", [](auto& step) { step.set_micro_batch(-1); }},
       {"a position", [](auto& step) { step.set_first_token(0, -1); }},
       {"a position", [](auto& step) { step.set_first_token(0, INT64_MAX); }},
