@@ -8,8 +8,11 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+#include "kernels/gpu/cuda_status.h"
 #include "kernels/memory_stream.h"
 #include "kernels/memory_stream_reference.h"
+#include "kernels/timing/device_array.h"
+#include "kernels/timing/gpu_event.h"
 
 namespace fabricast {
 namespace {
@@ -66,80 +69,37 @@ __global__ void __launch_bounds__(kThreads)
   for (; i < count; i += stride) to[i] = from[i];
 }
 
-absl::Status ToStatus(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return absl::OkStatus();
-  cudaGetLastError();  // Or the next launch would be taken to have failed.
-  const std::string message = absl::StrFormat("%s: %s", what, cudaGetErrorString(error));
-  switch (error) {
-    case cudaErrorNoDevice:
-    case cudaErrorInsufficientDriver:
-    case cudaErrorInitializationError:
-    case cudaErrorSystemNotReady:
-      return absl::UnavailableError(message);
-    case cudaErrorInvalidDevice:
-      return absl::InvalidArgumentError(message);
-    case cudaErrorMemoryAllocation:
-      return absl::ResourceExhaustedError(message);
-    default:
-      return absl::InternalError(message);
-  }
-}
-
-#define RETURN_IF_CUDA_FAILS(call) \
-  if (absl::Status status = ToStatus((call), #call); !status.ok()) return status
-
-struct CudaFree {
-  void operator()(void* memory) const { cudaFree(memory); }
-};
-template <typename T>
-using DeviceArray = std::unique_ptr<T[], CudaFree>;
-
-template <typename T>
-absl::StatusOr<DeviceArray<T>> Allocate(size_t count) {
-  T* memory = nullptr;
-  RETURN_IF_CUDA_FAILS(cudaMalloc(&memory, count * sizeof(T)));
-  return DeviceArray<T>(memory);
-}
-
-struct EventDestroy {
-  void operator()(cudaEvent_t event) const { cudaEventDestroy(event); }
-};
-using Event = std::unique_ptr<CUevent_st, EventDestroy>;
-
-absl::StatusOr<Event> CreateEvent() {
-  cudaEvent_t event = nullptr;
-  RETURN_IF_CUDA_FAILS(cudaEventCreate(&event));
-  return Event(event);
-}
-
 // The buffers and launches of one measurement, on the current device and its default stream.
 class Stream {
  public:
   static absl::StatusOr<Stream> Create(StreamKind kind, const MemoryStreamOptions& options) {
     Stream stream(kind, options.buffer_bytes / kBytesPerLoad);
     int processors = 0, blocks_per_processor = 0;
-    RETURN_IF_CUDA_FAILS(
+    FABRICAST_RETURN_IF_CUDA_FAILS(
         cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, options.device));
-    RETURN_IF_CUDA_FAILS(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks_per_processor,
-                                                                       ReadStream, kThreads, 0));
+    FABRICAST_RETURN_IF_CUDA_FAILS(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+        &blocks_per_processor, ReadStream, kThreads, 0));
     stream.blocks_ = processors * blocks_per_processor;
 
-    absl::StatusOr<DeviceArray<uint4>> source = Allocate<uint4>(stream.count_);
+    absl::StatusOr<DeviceArray<uint4>> source =
+        DeviceArray<uint4>::Allocate(static_cast<int64_t>(stream.count_), "the buffer");
     if (!source.ok()) return source.status();
     stream.source_ = *std::move(source);
     FillPattern<<<stream.blocks_, kThreads>>>(stream.source_.get(), stream.count_);
-    RETURN_IF_CUDA_FAILS(cudaGetLastError());
+    FABRICAST_RETURN_IF_CUDA_FAILS(cudaGetLastError());
 
     if (kind == StreamKind::kCopy) {
-      absl::StatusOr<DeviceArray<uint4>> target = Allocate<uint4>(stream.count_);
+      absl::StatusOr<DeviceArray<uint4>> target =
+          DeviceArray<uint4>::Allocate(static_cast<int64_t>(stream.count_), "the copy");
       if (!target.ok()) return target.status();
       stream.target_ = *std::move(target);
-      RETURN_IF_CUDA_FAILS(cudaMemset(stream.target_.get(), 0, stream.count_ * sizeof(uint4)));
+      FABRICAST_RETURN_IF_CUDA_FAILS(
+          cudaMemset(stream.target_.get(), 0, stream.count_ * sizeof(uint4)));
     }
-    absl::StatusOr<DeviceArray<uint32_t>> checksum = Allocate<uint32_t>(1);
+    absl::StatusOr<DeviceArray<uint32_t>> checksum = DeviceArray<uint32_t>::Allocate(1);
     if (!checksum.ok()) return checksum.status();
     stream.checksum_ = *std::move(checksum);
-    RETURN_IF_CUDA_FAILS(cudaMemset(stream.checksum_.get(), 0, sizeof(uint32_t)));
+    FABRICAST_RETURN_IF_CUDA_FAILS(cudaMemset(stream.checksum_.get(), 0, sizeof(uint32_t)));
     return stream;
   }
 
@@ -161,11 +121,11 @@ class Stream {
   absl::Status Verify() {
     if (kind_ == StreamKind::kCopy) {
       ReadStream<<<blocks_, kThreads>>>(target_.get(), count_, checksum_.get());
-      RETURN_IF_CUDA_FAILS(cudaGetLastError());
+      FABRICAST_RETURN_IF_CUDA_FAILS(cudaGetLastError());
       reads_ = 1;
     }
     uint32_t actual = 0;
-    RETURN_IF_CUDA_FAILS(
+    FABRICAST_RETURN_IF_CUDA_FAILS(
         cudaMemcpy(&actual, checksum_.get(), sizeof(actual), cudaMemcpyDeviceToHost));
     const uint32_t expected = StreamPatternChecksum(4 * count_) * reads_;
     if (actual == expected) return absl::OkStatus();
@@ -218,17 +178,17 @@ class SensorLog {
 
 // How many launches make up a sample.
 absl::StatusOr<int> LaunchesPerSample(Stream& stream) {
-  const absl::StatusOr<Event> begin = CreateEvent(), end = CreateEvent();
+  const absl::StatusOr<GpuEvent> begin = CreateGpuEvent(), end = CreateGpuEvent();
   if (!begin.ok()) return begin.status();
   if (!end.ok()) return end.status();
   // The first launch loads the kernel.
   if (absl::Status status = stream.Launch(); !status.ok()) return status;
-  RETURN_IF_CUDA_FAILS(cudaEventRecord(begin->get()));
+  FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventRecord(begin->get()));
   if (absl::Status status = stream.Launch(); !status.ok()) return status;
-  RETURN_IF_CUDA_FAILS(cudaEventRecord(end->get()));
-  RETURN_IF_CUDA_FAILS(cudaEventSynchronize(end->get()));
+  FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventRecord(end->get()));
+  FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventSynchronize(end->get()));
   float milliseconds = 0;
-  RETURN_IF_CUDA_FAILS(cudaEventElapsedTime(&milliseconds, begin->get(), end->get()));
+  FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventElapsedTime(&milliseconds, begin->get(), end->get()));
   return std::clamp(static_cast<int>(kSampleSeconds * 1e3 / milliseconds), 1, 1000);
 }
 
@@ -238,9 +198,9 @@ absl::StatusOr<std::vector<StreamSample>> Run(Stream& stream, double seconds, Se
   if (!launches.ok()) return launches.status();
 
   constexpr size_t kQueued = 3;
-  std::array<Event, kQueued + 1> events;
-  for (Event& event : events) {
-    absl::StatusOr<Event> created = CreateEvent();
+  std::array<GpuEvent, kQueued + 1> events;
+  for (GpuEvent& event : events) {
+    absl::StatusOr<GpuEvent> created = CreateGpuEvent();
     if (!created.ok()) return created.status();
     event = *std::move(created);
   }
@@ -253,16 +213,17 @@ absl::StatusOr<std::vector<StreamSample>> Run(Stream& stream, double seconds, Se
     return ToStatus(cudaEventRecord(boundary(i + 1)), "recording an event");
   };
 
-  RETURN_IF_CUDA_FAILS(cudaEventRecord(boundary(0)));
+  FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventRecord(boundary(0)));
   for (size_t i = 0; i < kQueued; ++i) {
     if (absl::Status status = enqueue_sample(i); !status.ok()) return status;
   }
   std::vector<StreamSample> samples;
   for (double elapsed = 0; elapsed < seconds; elapsed += samples.back().seconds) {
     const size_t i = samples.size();
-    RETURN_IF_CUDA_FAILS(cudaEventSynchronize(boundary(i + 1)));
+    FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventSynchronize(boundary(i + 1)));
     float milliseconds = 0;
-    RETURN_IF_CUDA_FAILS(cudaEventElapsedTime(&milliseconds, boundary(i), boundary(i + 1)));
+    FABRICAST_RETURN_IF_CUDA_FAILS(
+        cudaEventElapsedTime(&milliseconds, boundary(i), boundary(i + 1)));
     samples.push_back(
         {.bytes = stream.BytesPerLaunch() * *launches, .seconds = milliseconds / 1e3});
     if (absl::Status status = enqueue_sample(i + kQueued); !status.ok()) return status;
@@ -273,7 +234,8 @@ absl::StatusOr<std::vector<StreamSample>> Run(Stream& stream, double seconds, Se
 
 absl::Status CheckOptions(const MemoryStreamOptions& options) {
   int l2_bytes = 0;
-  RETURN_IF_CUDA_FAILS(cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, options.device));
+  FABRICAST_RETURN_IF_CUDA_FAILS(
+      cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, options.device));
   if (options.buffer_bytes < 4 * static_cast<size_t>(l2_bytes)) {
     return absl::InvalidArgumentError(
         absl::StrFormat("buffer_bytes is %d: less than 4 times the GPU's L2 cache of %d bytes",
@@ -297,17 +259,17 @@ double PeakBytesPerSecond(int device) {
 
 absl::StatusOr<MemoryStreamMeasurement> MeasureMemoryStream(StreamKind kind,
                                                             const MemoryStreamOptions& options) {
-  RETURN_IF_CUDA_FAILS(cudaSetDevice(options.device));
+  FABRICAST_RETURN_IF_CUDA_FAILS(cudaSetDevice(options.device));
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
   cudaDeviceProp properties;
-  RETURN_IF_CUDA_FAILS(cudaGetDeviceProperties(&properties, options.device));
+  FABRICAST_RETURN_IF_CUDA_FAILS(cudaGetDeviceProperties(&properties, options.device));
   std::array<char, 32> pci_bus_id = {};
-  RETURN_IF_CUDA_FAILS(cudaDeviceGetPCIBusId(pci_bus_id.data(), static_cast<int>(pci_bus_id.size()),
-                                             options.device));
+  FABRICAST_RETURN_IF_CUDA_FAILS(cudaDeviceGetPCIBusId(
+      pci_bus_id.data(), static_cast<int>(pci_bus_id.size()), options.device));
 
   absl::StatusOr<Stream> stream = Stream::Create(kind, options);
   if (!stream.ok()) return stream.status();
-  RETURN_IF_CUDA_FAILS(cudaDeviceSynchronize());
+  FABRICAST_RETURN_IF_CUDA_FAILS(cudaDeviceSynchronize());
   SensorLog log(pci_bus_id.data());
   const absl::StatusOr<std::vector<StreamSample>> samples = Run(*stream, options.seconds, log);
   if (!samples.ok()) return samples.status();

@@ -22,10 +22,10 @@ config_setting(
     flag_values = {{":enable": "True"}},
 )
 
-# Which GPUs get machine code (90a: H100 and H200; 120a: RTX PRO 6000 Blackwell) and which PTX for later ones.
+# Which GPUs get machine code (80: A100; 90a: H100 and H200; 120a: RTX PRO 6000 Blackwell) and which PTX for others.
 string_flag(
     name = "archs",
-    build_setting_default = "90a,120a,compute_90",
+    build_setting_default = "80,90a,120a,compute_90",
 )
 """
 

@@ -102,7 +102,7 @@ _cuda_library = rule(
         "copts": attr.string_list(),
         "defines": attr.string_list(),
         "deps": attr.label_list(providers = [CcInfo]),
-        "hdrs": attr.label_list(allow_files = [".h"]),
+        "hdrs": attr.label_list(allow_files = [".h", ".cuh"]),
         "srcs": attr.label_list(allow_files = [".cu"]),
         "_archs": attr.label(default = "@local_cuda//:archs"),
         "_cc_toolchain": attr.label(default = "@bazel_tools//tools/cpp:current_cc_toolchain"),
@@ -125,11 +125,32 @@ def cuda_library(name, deps = [], target_compatible_with = [], **kwargs):
       name: of the library.
       deps: cc_library and cuda_library targets; the CUDA runtime (static) is always one.
       target_compatible_with: further constraints.
-      **kwargs: srcs (.cu), hdrs (.h), copts (for nvcc), defines, alwayslink, visibility, ...
+      **kwargs: srcs (.cu), hdrs (.h; .cuh for other .cu files), copts (for nvcc), defines, alwayslink, visibility, ...
     """
     _cuda_library(
         name = name,
         target_compatible_with = target_compatible_with + REQUIRES_CUDA,
         deps = deps + ["@local_cuda//:cudart"],
         **kwargs
+    )
+
+def gpu_programs_build_test(name):
+    """A test that needs no GPU: the package's tests tagged gpu, and its programs, compile and link.
+
+    Stands at the end of a BUILD file, since it takes what is declared before it. `bazel test` does not build tests
+    that its filters leave out.
+
+    Args:
+      name: of the test.
+    """
+    native.sh_test(
+        name = name,
+        size = "small",
+        srcs = ["//tools/cuda:built.sh"],
+        data = [
+            ":" + rule
+            for rule, attributes in native.existing_rules().items()
+            if "gpu" in attributes["tags"] or attributes["kind"] == "cc_binary"
+        ],
+        target_compatible_with = REQUIRES_CUDA,
     )
