@@ -6,9 +6,9 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/sampling/philox.h"
 #include "runtime/check.h"
 #include "runtime/executor/logit_kernels.h"
-#include "runtime/executor/philox.h"
 
 namespace fabricast {
 namespace {

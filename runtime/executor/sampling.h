@@ -40,11 +40,11 @@ struct SampledToken {
 };
 
 // Draws the token at `position` of a request: of those kept, in the order of their ids, the first
-// at which the sum of probabilities exceeds a uniform random number. That is Philox's (philox.h)
-// for `position` under the key `seed`, so that a request gets the same tokens whatever it is
-// batched with, also when it is computed again. `history`: its tokens so far, prompt included, read
-// only for the repetition penalty. `logits` is scratch afterwards. Thread-safe. kInternal if a
-// logit is NaN or all are -infinity.
+// at which the sum of probabilities exceeds a uniform random number. That is Philox's
+// (kernels/sampling/philox.h) for `position` under the key `seed`, so that a request gets the same
+// tokens whatever it is batched with, also when it is computed again. `history`: its tokens so far,
+// prompt included, read only for the repetition penalty. `logits` is scratch afterwards.
+// Thread-safe. kInternal if a logit is NaN or all are -infinity.
 //
 // Order, as Hugging Face: repetition penalty, temperature, top-k, top-p. Not finite is an error, so
 // that a broken kernel does not look like a model that talks nonsense.

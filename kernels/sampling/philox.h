@@ -1,7 +1,8 @@
 // Random numbers that are a function of a key and a counter, with no state: the n-th is to be had
-// without the n - 1 before it, on any device.
-#ifndef FABRICAST_RUNTIME_EXECUTOR_PHILOX_H_
-#define FABRICAST_RUNTIME_EXECUTOR_PHILOX_H_
+// without the n - 1 before it, on any device (constexpr: device code may call it, with nvcc's
+// --expt-relaxed-constexpr).
+#ifndef FABRICAST_KERNELS_SAMPLING_PHILOX_H_
+#define FABRICAST_KERNELS_SAMPLING_PHILOX_H_
 
 #include <array>
 #include <cstdint>
@@ -10,8 +11,8 @@ namespace fabricast {
 
 // Philox4x32-10: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3",
 // SC'11. Also cuRAND's and PyTorch's on GPUs.
-inline std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
-                                          std::array<uint32_t, 2> key) {
+constexpr std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
+                                             std::array<uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t product0 = uint64_t{0xD2511F53} * counter[0];
     const uint64_t product1 = uint64_t{0xCD9E8D57} * counter[2];
@@ -26,7 +27,7 @@ inline std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
 }
 
 // Uniform in [0, 1): a multiple of 2^-53, from the first two words for counter `position`.
-inline double UniformAt(uint64_t seed, uint64_t position) {
+constexpr double UniformAt(uint64_t seed, uint64_t position) {
   const std::array<uint32_t, 4> words =
       Philox4x32({static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), 0, 0},
                  {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
@@ -36,4 +37,4 @@ inline double UniformAt(uint64_t seed, uint64_t position) {
 
 }  // namespace fabricast
 
-#endif  // FABRICAST_RUNTIME_EXECUTOR_PHILOX_H_
+#endif  // FABRICAST_KERNELS_SAMPLING_PHILOX_H_

@@ -1,4 +1,4 @@
-#include "runtime/executor/philox.h"
+#include "kernels/sampling/philox.h"
 
 #include <array>
 #include <cstdint>
