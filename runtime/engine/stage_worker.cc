@@ -14,10 +14,12 @@
 namespace fabricast {
 namespace {
 
-// Waking a thread takes some 20 us (benchmarks/results/engine.md), and the head answers sooner. So
-// a stage that is alone looks for about as long before it sleeps (a pause takes 10 to 40 ns). With
-// others it mostly waits for one of them, who may need the core.
-constexpr int kSpins = 1000;
+// Waking a thread takes some 20 us (benchmarks/results/engine.md), 50 after the tens of
+// milliseconds that a step of a large model takes, and the head, which must wake too, answers about
+// then. So a stage that is alone looks for twice as long before it sleeps (a pause takes 10 to 45
+// ns), and a GPU waits for one thread to wake instead of two. With others it mostly waits for one
+// of them, who may need the core.
+constexpr int kSpins = 4000;
 
 void Pause() {
 #if defined(__x86_64__)

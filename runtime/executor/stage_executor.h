@@ -32,7 +32,7 @@ class StageExecutor {
  public:
   virtual ~StageExecutor() = default;
 
-  // Of the activations between stages: float32 on the CPU.
+  // Of the activations between stages: float32 on the CPU, BF16 on a GPU.
   virtual int64_t activation_bytes_per_token() const = 0;
 
   // Computes `step` and returns when that is done.
@@ -40,8 +40,10 @@ class StageExecutor {
   // `output`: the same for the next stage, filled; empty on the last stage, which fills `sampled`
   // with one token for each entry that samples, in their order, and leaves it empty elsewhere.
   //
-  // Results do not depend on what else is in the micro-batch, on how a prompt is cut into chunks,
-  // or on how layers are divided among stages: bit for bit.
+  // On the CPU results do not depend on what else is in the micro-batch, on how a prompt is cut
+  // into chunks, or on how layers are divided among stages: bit for bit. On a GPU the same step
+  // after the same steps gives the same bits; in other micro-batches, chunks and stages results
+  // differ by rounding, for each number of tokens has its own fastest kernel.
   //
   // kResourceExhausted if KV blocks run out: the scheduler's budget is larger than the executor's.
   // kInternal if results are not finite, naming request and layer. After an error only Reset may

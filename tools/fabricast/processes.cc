@@ -13,9 +13,11 @@
 #include "runtime/control/stage_children.h"
 #include "runtime/control/stage_process.h"
 #include "runtime/engine/cpu_pipeline.h"
+#include "runtime/engine/gpu_pipeline.h"
 #include "runtime/launch/local_addresses.h"
 #include "runtime/transport/shared_secret.h"
 #include "tools/fabricast/interrupt.h"
+#include "tools/fabricast/local_gpus.h"
 
 namespace fabricast {
 namespace {
@@ -220,6 +222,7 @@ std::vector<std::string> ChildArguments(int stage, const std::string& head, cons
     arguments.push_back("--set");
     arguments.push_back(set);
   }
+  if (hardware.synthetic) arguments.insert(arguments.end(), {"--weights", "synthetic"});
   return arguments;
 }
 
@@ -238,7 +241,8 @@ absl::StatusOr<std::unique_ptr<ProcessStages>> MakeProcessStages(const RunInputs
   }
   absl::StatusOr<HostPort> listen = ParseHostPort(deployment.head);
   if (!listen.ok()) return listen.status();
-  absl::StatusOr<Fingerprints> fingerprints = FingerprintsOf(inputs.topology, *inputs.checkpoint);
+  absl::StatusOr<Fingerprints> fingerprints =
+      FingerprintsOf(inputs.topology, hardware, inputs.weights);
   if (!fingerprints.ok()) return fingerprints.status();
   options.ip = listen->host;
   options.port = listen->port.value_or(0);
@@ -254,14 +258,14 @@ absl::StatusOr<std::unique_ptr<ProcessStages>> MakeProcessStages(const RunInputs
     load.set_kv_block_tokens(inputs.plan.scheduler.kv_block_tokens);
     load.set_kv_blocks(inputs.plan.scheduler.kv_blocks);
     load.set_threads(threads);
+    load.set_max_batch_tokens(inputs.plan.scheduler.max_batch_tokens);
+    load.set_max_running(inputs.plan.scheduler.max_running);
     options.loads.push_back(load);
     options.names.push_back(StageName(stage, inputs.topology));
   }
   // Children are there at once; of others one wants to know.
   if (deployment.children.size() < inputs.plan.stages.size()) {
-    options.log = [](absl::string_view line) {
-      std::cerr << absl::StrCat("fabricast: ", line, "\n");
-    };
+    options.log = LogLine;
   }
   absl::StatusOr<std::unique_ptr<RemoteStages>> remote = RemoteStages::Listen(options);
   if (!remote.ok()) return remote.status();
@@ -279,6 +283,8 @@ absl::StatusOr<std::unique_ptr<ProcessStages>> MakeProcessStages(const RunInputs
   return stages;
 }
 
+void LogLine(absl::string_view line) { std::cerr << absl::StrCat("fabricast: ", line, "\n"); }
+
 absl::Status RunStage(const StageFlags& flags) {
   absl::StatusOr<LabelledTopology> topology = flags.hardware.LoadTopology();
   if (!topology.ok()) return topology.status();
@@ -286,8 +292,9 @@ absl::Status RunStage(const StageFlags& flags) {
   options.stage = flags.stage;
   const auto gpus = topology->topology.gpus();
   if (flags.stage >= static_cast<int>(gpus.size())) {
-    return absl::InvalidArgumentError(absl::StrFormat("--stage: %d, and %s has %d processors",
-                                                      flags.stage, topology->label, gpus.size()));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("--stage: %d, and %s has %d GPUs or processors", flags.stage,
+                        topology->label, gpus.size()));
   }
   const Host& host = HostOf(topology->topology, flags.stage);
   options.ip = flags.ip.empty() ? AddressOf(host) : flags.ip;
@@ -309,23 +316,37 @@ absl::Status RunStage(const StageFlags& flags) {
   options.join_timeout = absl::Seconds(flags.processes.join_timeout_s);
   absl::StatusOr<DecoderConfig> config = LoadDecoderConfig(flags.hardware.model);
   if (!config.ok()) return config.status();
-  absl::StatusOr<std::shared_ptr<const Checkpoint>> checkpoint =
-      Checkpoint::Open(flags.hardware.model);
-  if (!checkpoint.ok()) return checkpoint.status();
-  absl::StatusOr<Fingerprints> fingerprints = FingerprintsOf(topology->topology, **checkpoint);
+  absl::StatusOr<bool> on_gpus = IsOfGpus(topology->topology);
+  if (!on_gpus.ok()) return on_gpus.status();
+  absl::StatusOr<WeightSource> weights = flags.hardware.LoadWeights();
+  if (!weights.ok()) return weights.status();
+  absl::StatusOr<Fingerprints> fingerprints =
+      FingerprintsOf(topology->topology, flags.hardware, *weights);
   if (!fingerprints.ok()) return fingerprints.status();
   options.fingerprints = *std::move(fingerprints);
   options.interrupted = &Interrupted();
-  options.load = [&](const control::Load& load) {
-    return MakeCpuStage(
-        *config, *checkpoint,
-        {.first_layer = load.first_layer(),
-         .num_layers = load.num_layers(),
-         .embedding = load.embedding(),
-         .lm_head = load.lm_head()},
-        {.threads = flags.hardware.threads > 0 ? flags.hardware.threads : load.threads(),
-         .kv_block_tokens = load.kv_block_tokens(),
-         .kv_blocks = load.kv_blocks()});
+  options.load = [&](const control::Load& load) -> absl::StatusOr<std::unique_ptr<StageExecutor>> {
+    const StageShare share = {.first_layer = load.first_layer(),
+                              .num_layers = load.num_layers(),
+                              .embedding = load.embedding(),
+                              .lm_head = load.lm_head()};
+    const int threads = flags.hardware.threads > 0 ? flags.hardware.threads : load.threads();
+    if (!*on_gpus) {
+      return MakeCpuStage(*config, weights->checkpoint, share,
+                          {.threads = threads,
+                           .kv_block_tokens = load.kv_block_tokens(),
+                           .kv_blocks = load.kv_blocks()});
+    }
+    return MakeGpuStage(*config, *weights, share,
+                        {.device = DeviceOf(topology->topology, flags.stage),
+                         .name = absl::StrCat("stage ", flags.stage),
+                         .first_layer = load.first_layer(),
+                         .kv_block_tokens = load.kv_block_tokens(),
+                         .kv_blocks = load.kv_blocks(),
+                         .max_batch_tokens = load.max_batch_tokens(),
+                         .max_running = load.max_running(),
+                         .threads = threads,
+                         .log = LogLine});
   };
   return RunStageProcess(options);
 }

@@ -10,6 +10,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "runtime/engine/stages.h"
 #include "runtime/launch/rank.h"
 #include "runtime/plan/plan.h"
@@ -63,6 +64,9 @@ absl::StatusOr<std::unique_ptr<ProcessStages>> MakeProcessStages(const RunInputs
                                                                  const ProcessFlags& flags,
                                                                  int threads,
                                                                  const Deployment& deployment);
+
+// To standard error, as "fabricast: LINE".
+void LogLine(absl::string_view line);
 
 struct StageFlags {
   HardwareFlags hardware;

@@ -21,6 +21,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/engine/cpu_pipeline.h"
 #include "runtime/engine/engine.h"
+#include "runtime/engine/gpu_pipeline.h"
 #include "runtime/engine/local_stages.h"
 #include "runtime/engine/workload_run.h"
 #include "runtime/metrics/comparison.h"
@@ -30,6 +31,7 @@
 #include "tools/fabricast/commands.h"
 #include "tools/fabricast/inputs.h"
 #include "tools/fabricast/interrupt.h"
+#include "tools/fabricast/local_gpus.h"
 #include "tools/fabricast/processes.h"
 #include "tools/fabricast/progress.h"
 #include "tools/fabricast/report.h"
@@ -68,18 +70,78 @@ struct Loaded : RunInputs {
   std::unique_ptr<Stages> stages;
   // Of stages that are processes; null otherwise. The engine's, once it has `stages`.
   const ProcessStages* processes = nullptr;
-  std::vector<std::string> where;  // they ran, a line each
+  std::vector<std::string> where;                             // they ran, a line each
+  std::vector<std::shared_ptr<GpuStageFigures>> gpu_figures;  // of stages on GPUs of this process
+  std::vector<std::string> warnings;
 
-  void KeepDescription() {
-    if (processes != nullptr) where = processes->Description();
-  }
+  void KeepDescription();
 };
+
+// "stage 0: NVIDIA H200, ...".
+std::string DescribeGpuStage(size_t stage, const GpuStageFigures::Values& figures) {
+  std::string text = absl::StrFormat(
+      "stage %d: %s; %.2f GB of weights in %.2f s; memory planned %.2f GB, used %.2f", stage,
+      figures.gpu, figures.weight_bytes / 1e9, figures.load_seconds, figures.planned_bytes / 1e9,
+      figures.used_bytes / 1e9);
+  if (figures.decode_steps > 0) {
+    absl::StrAppendFormat(&text, "; %d decode steps of %.3f ms, of which the GPU was idle %.2f %%",
+                          figures.decode_steps, 1e3 * figures.decode_seconds / figures.decode_steps,
+                          100 * figures.idle_seconds / figures.decode_seconds);
+  }
+  return text;
+}
+
+void Loaded::KeepDescription() {
+  if (processes != nullptr) where = processes->Description();
+  for (size_t stage = 0; stage < gpu_figures.size(); ++stage) {
+    where.push_back(DescribeGpuStage(stage, gpu_figures[stage]->Get()));
+  }
+}
 
 // Stages that compute at the same time share the cores; with one request there is one such stage.
 int ThreadsAStage(const RunFlags& flags, int stages) {
   if (flags.hardware.threads > 0) return flags.hardware.threads;
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   return std::max(1, cores / (flags.prompt_given ? 1 : stages));
+}
+
+// Of all stages, on GPUs of this machine.
+absl::StatusOr<std::vector<std::unique_ptr<StageExecutor>>> MakeGpuStages(Loaded& loaded) {
+  absl::StatusOr<std::vector<FoundGpu>> found = FindGpus();
+  if (!found.ok()) return found.status();
+  const SchedulerOptions& scheduler = loaded.plan.scheduler;
+  std::vector<std::unique_ptr<StageExecutor>> stages;
+  for (const Stage& stage : loaded.plan.stages) {
+    const int gpu = stage.gpus[0];
+    const int device = DeviceOf(loaded.topology, gpu);
+    if (device < static_cast<int>(found->size())) {
+      const std::string difference = Difference(loaded.topology, gpu, (*found)[device]);
+      if (!difference.empty()) {
+        LogLine(absl::StrCat("warning: ", difference));
+        loaded.warnings.push_back(difference);
+      }
+    }
+    loaded.gpu_figures.push_back(std::make_shared<GpuStageFigures>());
+    absl::StatusOr<std::unique_ptr<StageExecutor>> executor =
+        MakeGpuStage(loaded.config, loaded.weights,
+                     {.first_layer = stage.first_layer,
+                      .num_layers = stage.num_layers,
+                      .embedding = stage.embedding,
+                      .lm_head = stage.lm_head},
+                     {.device = device,
+                      .name = absl::StrCat("stage ", stages.size()),
+                      .first_layer = stage.first_layer,
+                      .kv_block_tokens = scheduler.kv_block_tokens,
+                      .kv_blocks = scheduler.kv_blocks,
+                      .max_batch_tokens = scheduler.max_batch_tokens,
+                      .max_running = scheduler.max_running,
+                      .threads = loaded.threads,
+                      .log = LogLine,
+                      .figures = loaded.gpu_figures.back()});
+    if (!executor.ok()) return executor.status();
+    stages.push_back(*std::move(executor));
+  }
+  return stages;
 }
 
 absl::Status MakeStages(const RunFlags& flags, Loaded& loaded) {
@@ -95,7 +157,9 @@ absl::Status MakeStages(const RunFlags& flags, Loaded& loaded) {
   }
   loaded.threads = ThreadsAStage(flags, static_cast<int>(loaded.plan.stages.size()));
   absl::StatusOr<std::vector<std::unique_ptr<StageExecutor>>> executors =
-      MakeCpuStages(loaded.config, loaded.checkpoint, loaded.threads, loaded.plan);
+      loaded.on_gpus
+          ? MakeGpuStages(loaded)
+          : MakeCpuStages(loaded.config, loaded.weights.checkpoint, loaded.threads, loaded.plan);
   if (!executors.ok()) return executors.status();
   loaded.stages = MakeLocalStages(*std::move(executors));
   return absl::OkStatus();
@@ -142,6 +206,7 @@ Result Describe(Result result, const Loaded& loaded, const Workload& workload, u
   for (HopResult& hop : *result.mutable_hops()) hop.set_route(RouteOf(loaded, hop));
   result.add_environment(Environment(loaded.threads));
   for (const std::string& line : loaded.where) result.add_environment(line);
+  for (const std::string& warning : loaded.warnings) result.add_warnings(warning);
   for (const std::string& warning : workload.warnings) result.add_warnings(warning);
   return result;
 }
@@ -450,7 +515,7 @@ int RunRun(const RunFlags& flags) {
   absl::StatusOr<RunInputs> inputs =
       LoadRunInputs(flags.hardware, flags.plan, /*needs_tokenizer=*/flags.prompt_given);
   if (!inputs.ok()) return Fail(inputs.status());
-  Loaded loaded{{*std::move(inputs)}, {}, 1, nullptr, nullptr, {}};
+  Loaded loaded{{*std::move(inputs)}, {}, 1, nullptr, nullptr, {}, {}, {}};
   absl::StatusOr<Deployment> deployment =
       Deploy(loaded.topology, loaded.plan, flags.process, flags.processes, ThisEnvironment());
   if (!deployment.ok()) return Fail(deployment.status());
@@ -475,12 +540,13 @@ int RunRun(const RunFlags& flags) {
 }  // namespace
 
 void AddRunCommand(CLI::App& app, int& exit_status) {
-  CLI::App* command =
-      app.add_subcommand("run", "Compute real tokens of a checkpoint on this machine's processor");
+  CLI::App* command = app.add_subcommand(
+      "run", "Compute real tokens of a checkpoint, on this machine's GPUs or processor");
   command->footer(
       "Examples:\n"
       "  fabricast run --model runtime/model/checkpoints/prose_16m --prompt 'Captain Ahab stood'\n"
       "  fabricast run --model ~/Llama-3.2-1B-Instruct --chat --prompt 'Why is the sky blue?'\n"
+      "  fabricast run --model ~/Llama-3.2-1B-Instruct --topology local_gpu --prompt 'Once'\n"
       "  fabricast run --model ~/Llama-3.2-1B-Instruct --out measured.json \\\n"
       "      --workload closed:concurrency=4,requests=16,input=128,output=32");
   auto flags = std::make_shared<RunFlags>();

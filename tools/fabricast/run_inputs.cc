@@ -1,7 +1,7 @@
 #include "tools/fabricast/run_inputs.h"
 
-#include <algorithm>
 #include <fstream>
+#include <map>
 #include <sstream>
 #include <utility>
 
@@ -9,34 +9,73 @@
 #include "absl/strings/str_join.h"
 #include "runtime/engine/cpu_pipeline.h"
 #include "runtime/transport/shared_secret.h"
+#include "tools/fabricast/local_gpus.h"
 
 namespace fabricast {
 
 void HardwareFlags::AddTo(CLI::App& command) {
-  command.add_option("--topology", topology, "A cluster file or a bundled cluster's name")
+  command
+      .add_option("--topology", topology,
+                  "A cluster file or a bundled cluster's name; local_gpu: this machine's GPUs")
       ->capture_default_str();
   set.AddTo(command);
   command
       .add_option("--model", model,
                   "A checkpoint folder of Hugging Face: config.json, safetensors, tokenizer.json")
       ->required();
+  command
+      .add_option("--weights", synthetic,
+                  "Those of the checkpoint, or synthetic: made up on the GPU, in the shapes of "
+                  "config.json alone")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, bool>{{"checkpoint", false}, {"synthetic", true}}))
+      ->option_text("checkpoint|synthetic");
   command.add_option("--threads", threads,
                      "A stage; default: the processor's, divided among stages");
 }
 
 absl::StatusOr<LabelledTopology> HardwareFlags::LoadTopology() const {
+  if (topology == kLocalGpu) {
+    std::vector<Override> overrides;
+    for (const std::string& text : set.set) {
+      absl::StatusOr<Override> parsed = ParseOverride(text);
+      if (!parsed.ok()) return parsed.status();
+      overrides.push_back(*std::move(parsed));
+    }
+    absl::StatusOr<std::vector<FoundGpu>> gpus = FindGpus();
+    if (!gpus.ok()) return gpus.status();
+    absl::StatusOr<Cluster> cluster = LocalGpuCluster(*gpus);
+    if (!cluster.ok()) return cluster.status();
+    absl::StatusOr<Topology> local = Topology::Create(kLocalGpu, *cluster, overrides);
+    if (!local.ok()) return local.status();
+    return LabelledTopology{kLocalGpu, *std::move(local), set.set};
+  }
   absl::StatusOr<std::vector<LabelledTopology>> topologies = LoadTopologies({topology}, set);
   if (!topologies.ok()) return topologies.status();
   if (topologies->size() != 1) {
     return absl::InvalidArgumentError("--set gives several topologies: a run has one");
   }
-  for (const GpuNode& gpu : topologies->front().topology.gpus()) {
-    if (gpu.spec.processor()) continue;
-    return absl::UnimplementedError(absl::StrCat(
-        topologies->front().label, ": ", gpu.name, " is a ", gpu.spec.name(),
-        ", and only processors compute so far: use --topology local_cpu, or `fabricast simulate`"));
-  }
   return std::move(topologies->front());
+}
+
+absl::StatusOr<WeightSource> HardwareFlags::LoadWeights() const {
+  WeightSource source;
+  if (synthetic) return source;
+  absl::StatusOr<std::shared_ptr<const Checkpoint>> checkpoint = Checkpoint::Open(model);
+  if (!checkpoint.ok()) return checkpoint.status();
+  source.checkpoint = *std::move(checkpoint);
+  return source;
+}
+
+absl::StatusOr<bool> IsOfGpus(const Topology& topology) {
+  const GpuNode& first = topology.gpus()[0];
+  for (const GpuNode& other : topology.gpus()) {
+    if (other.spec.processor() == first.spec.processor()) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        topology.name(), ": ", first.name, " is a ", first.spec.name(), ", and ", other.name, " a ",
+        other.spec.name(), ": a run is on GPUs or on processors: leave some out of `ranks`"));
+  }
+  return !first.spec.processor();
 }
 
 absl::StatusOr<RunInputs> LoadRunInputs(const HardwareFlags& hardware, const PlanFlags& plan_flags,
@@ -47,8 +86,14 @@ absl::StatusOr<RunInputs> LoadRunInputs(const HardwareFlags& hardware, const Pla
   if (!plan_options.ok()) return plan_options.status();
   absl::StatusOr<DecoderConfig> config = LoadDecoderConfig(hardware.model);
   if (!config.ok()) return config.status();
-  absl::StatusOr<std::shared_ptr<const Checkpoint>> checkpoint = Checkpoint::Open(hardware.model);
-  if (!checkpoint.ok()) return checkpoint.status();
+  absl::StatusOr<bool> on_gpus = IsOfGpus(topology->topology);
+  if (!on_gpus.ok()) return on_gpus.status();
+  if (hardware.synthetic && !*on_gpus) {
+    return absl::UnimplementedError(
+        "--weights synthetic is for GPUs: use --topology local_gpu, or a checkpoint");
+  }
+  absl::StatusOr<WeightSource> weights = hardware.LoadWeights();
+  if (!weights.ok()) return weights.status();
   // Memory is counted from the checkpoint below, whatever the dtype that the config names.
   absl::StatusOr<Model> model = LoadModel(hardware.model, config->awq.has_value() ? "" : "bf16");
   if (!model.ok()) return model.status();
@@ -61,34 +106,37 @@ absl::StatusOr<RunInputs> LoadRunInputs(const HardwareFlags& hardware, const Pla
   }
   absl::StatusOr<Plan> plan = MakePlan(topology->topology, *model, *plan_options);
   if (!plan.ok()) return plan.status();
-  if (absl::Status status = CountStageWeights(*config, *checkpoint, *plan); !status.ok()) {
-    return status;
-  }
+  absl::Status counted = *on_gpus ? CountGpuStageWeights(*config, *weights, *plan)
+                                  : CountStageWeights(*config, weights->checkpoint, *plan);
+  if (!counted.ok()) return counted;
   return RunInputs{.topology = std::move(topology->topology),
                    .overrides = std::move(topology->overrides),
                    .label = std::move(topology->label),
                    .config = *std::move(config),
                    .model = *std::move(model),
-                   .checkpoint = *std::move(checkpoint),
+                   .weights = *std::move(weights),
                    .tokenizer = std::move(tokenizer),
-                   .plan = *std::move(plan)};
+                   .plan = *std::move(plan),
+                   .on_gpus = *on_gpus};
 }
 
-absl::StatusOr<Fingerprints> FingerprintsOf(const Topology& topology,
-                                            const Checkpoint& checkpoint) {
+absl::StatusOr<Fingerprints> FingerprintsOf(const Topology& topology, const HardwareFlags& hardware,
+                                            const WeightSource& weights) {
   constexpr size_t kPage = 4096;
-  const std::string config_file = checkpoint.folder() + "/config.json";
+  const std::string config_file = hardware.model + "/config.json";
   std::ifstream in(config_file, std::ios::binary);
   std::ostringstream model;
   model << in.rdbuf();
   if (!in) return absl::NotFoundError(absl::StrCat(config_file, ": cannot be read"));
-  for (const Tensor* const tensor : checkpoint.tensors()) {
+  std::vector<const Tensor*> tensors;
+  if (weights.checkpoint != nullptr) tensors = weights.checkpoint->tensors();
+  for (const Tensor* const tensor : tensors) {
     const absl::Span<const std::byte> page = tensor->bytes.subspan(0, kPage);
     model << '\0' << tensor->name << '\0' << DTypeName(tensor->dtype) << '\0'
           << absl::StrJoin(tensor->shape, ",") << '\0';
     model.write(reinterpret_cast<const char*>(page.data()),
                 static_cast<std::streamsize>(page.size()));
-    checkpoint.Release(*tensor);
+    weights.checkpoint->Release(*tensor);
   }
   Cluster cluster = topology.cluster();
   for (Host& host : *cluster.mutable_hosts()) host.clear_address();

@@ -82,7 +82,10 @@ expect 1 "\-\-model is required" compare local_cpu trinity_200g
 expect 1 "either --prompt .* or --workload" run --model "${model}"
 expect 1 "either --prompt .* or --workload" run --model "${model}" --prompt a --workload "${short}"
 expect 1 "missing/config.json: no such file" run --model missing --prompt a
-expect 1 "only processors compute" run --model "${model}" --prompt a --topology trinity_200g
+# Without a GPU, or without CUDA.
+expect 1 "no NVIDIA|built without CUDA|of this machine is asked for" run --model "${model}" --prompt a \
+  --topology trinity_200g --stages 3
+expect 1 "synthetic is for GPUs" run --model "${model}" --workload "${short}" --weights synthetic
 expect 1 "tensor parallelism 3 on processors|heads" run --model "${model}" --prompt a --tp 3
 expect 1 "qwen3/tokenizer.json: no such file" run --model "${fixtures}/qwen3" --prompt a
 expect 1 "no chat template" run --model "${model}" --prompt a --chat

@@ -1,0 +1,620 @@
+#include "runtime/executor/cuda/cuda_executor.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstring>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/attention/attention.h"
+#include "kernels/attention/kv_cache.h"
+#include "kernels/gpu/cuda_status.h"
+#include "runtime/check.h"
+#include "runtime/executor/cuda/cuda_device.h"
+#include "runtime/executor/cuda/cuda_weights.h"
+#include "runtime/executor/cuda/device_memory.h"
+#include "runtime/executor/cuda/stage_requests.h"
+#include "runtime/executor/cuda/step_buffer.h"
+
+namespace fabricast {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr double kGb = 1e9;
+
+// Launching a graph takes some 0.25 us a node before its first kernel runs, and a layer has ten (42
+// layers on an H200: 0.1 ms less a step in parts of 8). So a step is several graphs: the GPU waits
+// for the first only, and computes it while the others are launched.
+constexpr size_t kLayersOfGraph = 8;
+constexpr int64_t kBf16Bytes = 2;
+
+#define FABRICAST_RETURN_IF_ERROR(expression) \
+  if (absl::Status status = (expression); !status.ok()) return status
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+class CudaExecutor : public StageExecutor {
+ public:
+  CudaExecutor(const DecoderConfig& config, const StageShape& shape, const GpuStageOptions& options,
+               const CudaDevice& device)
+      : config_(config),
+        shape_(shape),
+        options_(options),
+        device_(device),
+        gpu_(device.Label()),
+        where_(absl::StrCat(options.name, options.name.empty() ? "" : " on ", gpu_)),
+        samples_(shape.lm_head.has_value()),
+        requests_({.vocabulary = config.vocabulary,
+                   .samples = samples_,
+                   .kv_blocks = KvBlocks(options),
+                   .max_running = MaxEntries(options)}) {}
+
+  ~CudaExecutor() override {
+    cudaSetDevice(device_.index);
+    if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+    for (const auto& [bucket, parts] : graphs_) {
+      for (const cudaGraphExec_t part : parts) cudaGraphExecDestroy(part);
+    }
+    for (const cudaEvent_t event : {begun_, ended_[0], ended_[1]}) {
+      if (event != nullptr) cudaEventDestroy(event);
+    }
+    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+  }
+
+  // `fill` makes the weights in the memory that it is given.
+  template <typename Fill>
+  absl::Status Load(const Fill& fill, std::unique_ptr<CublasLt> cublas);
+
+  int64_t activation_bytes_per_token() const override { return shape_.hidden * kBf16Bytes; }
+
+  absl::Status Run(const Step& step, absl::Span<const std::byte> input,
+                   absl::Span<std::byte> output, std::vector<SampledToken>& sampled) override;
+
+  void Reset() override {
+    requests_.Clear();
+    previous_was_decode_ = false;
+    // If that fails so will the next step, and say why.
+    cudaSetDevice(device_.index);
+    decoder_->ClearCache(stream_).IgnoreError();
+  }
+
+  static int64_t KvBlocks(const GpuStageOptions& options) {
+    return options.kv_blocks * (options.kv_block_tokens / kKvBlockTokens);
+  }
+  // Room for a graph's padding.
+  static int64_t MaxEntries(const GpuStageOptions& options) {
+    const int64_t most = std::min(options.max_running, options.max_batch_tokens);
+    const int bucket = GraphBucket(static_cast<int>(most), GraphBuckets().back());
+    return std::max<int64_t>(most, bucket);
+  }
+  static CudaDecoderOptions DecoderOptions(const GpuStageOptions& options, int64_t max_context) {
+    const int64_t entries = MaxEntries(options);
+    const int64_t longest = (max_context + kKvBlockTokens - 1) / kKvBlockTokens;
+    return {.max_tokens = std::max(options.max_batch_tokens, entries),
+            .max_entries = entries,
+            .kv_blocks = KvBlocks(options),
+            .max_table = std::min(KvBlocks(options), entries * longest)};
+  }
+
+ private:
+  void CheckSizes(const Step& step, absl::Span<const std::byte> input,
+                  absl::Span<std::byte> output) const;
+  absl::Status CheckCapacity(const Step& step) const;
+  absl::Status CreateHandles();
+  // Computes steps of nothing, so that all kernels are loaded, and captures the graphs.
+  absl::Status WarmUp();
+  absl::Status RunEmpty(const StepShape& shape);
+  absl::Status Capture(int bucket);
+  // What `enqueue` puts into the stream, as a graph.
+  template <typename Enqueue>
+  absl::StatusOr<cudaGraphExec_t> CaptureGraph(const Enqueue& enqueue);
+  // Enqueues all of a step's work, copies included.
+  absl::Status Launch(const StepShape& shape, int bucket, int64_t input_bytes,
+                      int64_t output_bytes);
+  absl::Status UploadStep(const StepShape& shape);
+  absl::Status DownloadFound(const StepShape& shape);
+  // Of a step that has been computed.
+  void CountStep(bool decode);
+  absl::Status SampleAll(const Step& step, const StepShape& shape,
+                         std::vector<SampledToken>& sampled);
+  // Of a step whose residual stream is not finite: computes it again, and says where it is not.
+  absl::Status LocateNotFinite(const Step& step, const StepShape& shape);
+  absl::Status NotFinite(const Step& step, int32_t row, const std::string& after) const;
+  int32_t first_bad_row() const {
+    int32_t row;
+    std::memcpy(&row, found_, sizeof(row));
+    return row;
+  }
+  void Log(const std::string& line) const {
+    if (options_.log != nullptr) options_.log(line);
+  }
+
+  const DecoderConfig config_;
+  const StageShape shape_;
+  const GpuStageOptions options_;
+  const CudaDevice device_;
+  const std::string gpu_;    // for messages; whoever runs the stage says which it is
+  const std::string where_;  // the stage too: while it is loaded
+  const bool samples_;
+  StageRequests requests_;
+
+  // What goes first was made last.
+  std::unique_ptr<CublasLt> cublas_;
+  DeviceMemory memory_;
+  CudaWeights weights_;
+  std::unique_ptr<CudaDecoder> decoder_;
+  GpuStream stream_ = nullptr;
+  std::map<int, std::vector<cudaGraphExec_t>> graphs_;  // by bucket; of a step, one after another
+
+  // Page-locked.
+  absl::Span<std::byte> step_;
+  std::byte* found_ = nullptr;
+  std::byte* input_ = nullptr;
+  std::byte* output_ = nullptr;
+  float* logits_row_ = nullptr;
+
+  // On the GPU's timeline: when the first kernel of the last graph began, and when the last steps'
+  // work ended, in turn.
+  cudaEvent_t begun_ = nullptr;
+  std::array<cudaEvent_t, 2> ended_ = {};
+  int64_t steps_ = 0;
+  bool previous_was_decode_ = false;
+};
+
+template <typename Fill>
+absl::Status CudaExecutor::Load(const Fill& fill, std::unique_ptr<CublasLt> cublas) {
+  cublas_ = std::move(cublas);
+  const CudaDecoderOptions decoder_options = DecoderOptions(options_, config_.max_context);
+  absl::StatusOr<CudaDecoder::Bytes> needed =
+      CudaDecoder::BytesNeeded(shape_, decoder_options, device_, *cublas_);
+  if (!needed.ok()) return needed.status();
+  FABRICAST_RETURN_IF_ERROR(
+      CheckFits(shape_, *needed, options_, device_.free_bytes, device_.total_bytes, where_));
+  GpuStageFigures::Values values;
+  const int64_t cublas_version = cublas_->version();
+  values.gpu = absl::StrFormat("%s, driver %s, CUDA %s, cuBLASLt %d.%d.%d", device_.name,
+                               device_.driver.empty()
+                                   ? absl::StrCat("of CUDA ", CudaVersion(device_.driver_cuda))
+                                   : device_.driver,
+                               CudaVersion(device_.runtime_cuda), cublas_version / 10000,
+                               cublas_version / 100 % 100, cublas_version % 100);
+  values.weight_bytes = shape_.weight_bytes();
+  values.planned_bytes = values.weight_bytes + needed->kv_cache + needed->buffers;
+
+  Clock::time_point start = Clock::now();
+  absl::StatusOr<CudaWeights> weights = fill(memory_);
+  if (!weights.ok()) return ExplainCudaError(weights.status(), where_);
+  weights_ = *std::move(weights);
+  values.load_seconds = SecondsSince(start);
+  Log(absl::StrFormat("%s: %s: %.2f GB of weights in %.2f s (%.1f GB/s)", where_, values.gpu,
+                      values.weight_bytes / kGb, values.load_seconds,
+                      values.weight_bytes / kGb / values.load_seconds));
+
+  absl::StatusOr<std::unique_ptr<CudaDecoder>> decoder =
+      CudaDecoder::Make(config_, shape_, weights_, decoder_options, device_, *cublas_, memory_);
+  if (!decoder.ok()) return ExplainCudaError(decoder.status(), where_);
+  decoder_ = *std::move(decoder);
+  FABRICAST_RETURN_IF_ERROR(ExplainCudaError(CreateHandles(), where_));
+  memory_.Seal();
+  start = Clock::now();
+  FABRICAST_RETURN_IF_ERROR(ExplainCudaError(WarmUp(), where_));
+  values.graph_buckets = static_cast<int>(graphs_.size());
+  values.graph_seconds = SecondsSince(start);
+  size_t free = 0;
+  size_t total = 0;
+  FABRICAST_RETURN_IF_CUDA_FAILS(cudaMemGetInfo(&free, &total));
+  values.used_bytes = device_.free_bytes - static_cast<int64_t>(free);
+  Log(
+      absl::StrFormat("%s: graphs for %d numbers of requests in %.2f s; memory planned %.2f GB "
+                      "(weights %.2f, KV cache %.2f, buffers "
+                      "%.2f), used %.2f, free %.2f of %.2f",
+                      where_, values.graph_buckets, values.graph_seconds,
+                      values.planned_bytes / kGb, values.weight_bytes / kGb, needed->kv_cache / kGb,
+                      needed->buffers / kGb, values.used_bytes / kGb, free / kGb, total / kGb));
+  if (options_.figures != nullptr) {
+    options_.figures->Update([&](GpuStageFigures::Values& out) { out = values; });
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaExecutor::CreateHandles() {
+  FABRICAST_RETURN_IF_CUDA_FAILS(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventCreate(&begun_));
+  for (cudaEvent_t& event : ended_) FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventCreate(&event));
+  const CudaDecoderOptions sizes = DecoderOptions(options_, config_.max_context);
+  const int64_t step_bytes = StepBufferBytes(sizes.max_tokens, sizes.max_entries, sizes.max_table);
+  StepShape largest;
+  largest.sampled = static_cast<int>(sizes.max_entries);
+  const int64_t boundary = sizes.max_tokens * activation_bytes_per_token();
+  const auto pinned = [this](int64_t bytes, const char* what, auto*& pointer) {
+    absl::StatusOr<void*> memory = memory_.AllocatePinned(bytes, what);
+    if (!memory.ok()) return memory.status();
+    pointer = static_cast<std::remove_reference_t<decltype(pointer)>>(*memory);
+    return absl::OkStatus();
+  };
+  std::byte* step = nullptr;
+  FABRICAST_RETURN_IF_ERROR(pinned(step_bytes, "step buffer", step));
+  step_ = {step, static_cast<size_t>(step_bytes)};
+  FABRICAST_RETURN_IF_ERROR(
+      pinned(StepLayout(largest).found_bytes, "buffer for sampled tokens", found_));
+  if (!shape_.embedding) FABRICAST_RETURN_IF_ERROR(pinned(boundary, "input", input_));
+  if (!samples_) return pinned(boundary, "output", output_);
+  return pinned(shape_.vocabulary * static_cast<int64_t>(sizeof(float)), "logits", logits_row_);
+}
+
+absl::Status CudaExecutor::WarmUp() {
+  const CudaDecoderOptions sizes = DecoderOptions(options_, config_.max_context);
+  const int64_t chunk = std::min(sizes.max_tokens, sizes.max_table * kKvBlockTokens);
+  if (chunk >= 2) {
+    FABRICAST_RETURN_IF_ERROR(RunEmpty(EmptyChunkShape(static_cast<int>(chunk), samples_ ? 1 : 0)));
+  }
+  for (const int bucket : GraphBuckets()) {
+    if (bucket > sizes.max_entries) break;
+    FABRICAST_RETURN_IF_ERROR(RunEmpty(EmptyDecodeShape(bucket, samples_)));
+    if (!options_.graphs) continue;
+    FABRICAST_RETURN_IF_ERROR(Capture(bucket));
+  }
+  if (samples_) {
+    FABRICAST_RETURN_IF_ERROR(
+        decoder_->RecordHistories(EmptyDecodeShape(1, samples_), {}, stream_));
+  }
+  return ToStatus(cudaStreamSynchronize(stream_), "the first steps");
+}
+
+absl::Status CudaExecutor::RunEmpty(const StepShape& shape) {
+  PackEmpty(shape, step_);
+  FABRICAST_RETURN_IF_ERROR(UploadStep(shape));
+  FABRICAST_RETURN_IF_ERROR(decoder_->Compute(shape, stream_));
+  return ToStatus(cudaStreamSynchronize(stream_), "a step of no requests");
+}
+
+template <typename Enqueue>
+absl::StatusOr<cudaGraphExec_t> CudaExecutor::CaptureGraph(const Enqueue& enqueue) {
+  FABRICAST_RETURN_IF_CUDA_FAILS(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+  const absl::Status captured = enqueue();
+  cudaGraph_t graph = nullptr;
+  const absl::Status ended =
+      ToStatus(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
+  if (!captured.ok()) {
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    return captured;
+  }
+  FABRICAST_RETURN_IF_ERROR(ended);
+  cudaGraphExec_t executable = nullptr;
+  const absl::Status made =
+      ToStatus(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
+  cudaGraphDestroy(graph);
+  FABRICAST_RETURN_IF_ERROR(made);
+  return executable;
+}
+
+absl::Status CudaExecutor::Capture(int bucket) {
+  const StepShape shape = EmptyDecodeShape(bucket, samples_);
+  const size_t layers = decoder_->layers();
+  for (size_t first = 0; first == 0 || first < layers; first += kLayersOfGraph) {
+    absl::StatusOr<cudaGraphExec_t> graph = CaptureGraph([&]() -> absl::Status {
+      if (first == 0) {
+        FABRICAST_RETURN_IF_CUDA_FAILS(
+            cudaEventRecordWithFlags(begun_, stream_, cudaEventRecordExternal));
+        FABRICAST_RETURN_IF_ERROR(decoder_->ComputeInput(shape, stream_));
+      }
+      const size_t end = std::min(layers, first + kLayersOfGraph);
+      for (size_t layer = first; layer < end; ++layer) {
+        FABRICAST_RETURN_IF_ERROR(decoder_->ComputeLayer(shape, layer, stream_));
+      }
+      if (end < layers) return absl::OkStatus();
+      FABRICAST_RETURN_IF_ERROR(decoder_->FindNotFiniteRow(shape, stream_));
+      return decoder_->ComputeOutput(shape, stream_);
+    });
+    if (!graph.ok()) return graph.status();
+    graphs_[bucket].push_back(*graph);
+    FABRICAST_RETURN_IF_CUDA_FAILS(cudaGraphUpload(*graph, stream_));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaExecutor::Run(const Step& step, absl::Span<const std::byte> input,
+                               absl::Span<std::byte> output, std::vector<SampledToken>& sampled) {
+  sampled.clear();
+  CheckSizes(step, input, output);
+  FABRICAST_RETURN_IF_ERROR(CheckCapacity(step));
+  FABRICAST_RETURN_IF_ERROR(requests_.Take(step));
+  FABRICAST_RETURN_IF_ERROR(
+      ExplainCudaError(ToStatus(cudaSetDevice(device_.index), "cudaSetDevice"), gpu_));
+
+  int bucket = 0;
+  if (IsDecodeStep(step, samples_) && !graphs_.empty()) {
+    bucket =
+        GraphBucket(static_cast<int>(step.micro_batch.entries.size()), graphs_.rbegin()->first);
+  }
+  const StepShape shape = ShapeOf(step, samples_, requests_, bucket);
+  PackStep(step, samples_, requests_, shape, step_);
+  if (!input.empty()) std::memcpy(input_, input.data(), input.size());
+  FABRICAST_RETURN_IF_ERROR(
+      ExplainCudaError(Launch(shape, bucket, static_cast<int64_t>(input.size()),
+                              static_cast<int64_t>(output.size())),
+                       gpu_));
+  FABRICAST_RETURN_IF_ERROR(
+      ExplainCudaError(ToStatus(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"), gpu_));
+
+  CountStep(bucket > 0);
+  // Padding may hold anything, and comes last.
+  if (first_bad_row() < step.micro_batch.tokens()) return LocateNotFinite(step, shape);
+  if (samples_) return SampleAll(step, shape, sampled);
+  std::memcpy(output.data(), output_, output.size());
+  return absl::OkStatus();
+}
+
+void CudaExecutor::CheckSizes(const Step& step, absl::Span<const std::byte> input,
+                              absl::Span<std::byte> output) const {
+  const int64_t tokens = step.micro_batch.tokens();
+  const int64_t bytes = tokens * activation_bytes_per_token();
+  FABRICAST_CHECK(static_cast<int64_t>(step.tokens.size()) == tokens)
+      << step.tokens.size() << " token ids for " << tokens << " tokens";
+  FABRICAST_CHECK(static_cast<int64_t>(input.size()) == (shape_.embedding ? 0 : bytes))
+      << "input has " << input.size() << " bytes, " << tokens << " tokens are " << bytes;
+  FABRICAST_CHECK(static_cast<int64_t>(output.size()) == (samples_ ? 0 : bytes))
+      << "output has " << output.size() << " bytes, " << tokens << " tokens are " << bytes;
+  FABRICAST_CHECK(!samples_ || step.sampling.size() == step.micro_batch.entries.size())
+      << step.sampling.size() << " for " << step.micro_batch.entries.size() << " entries";
+}
+
+absl::Status CudaExecutor::CheckCapacity(const Step& step) const {
+  const int64_t tokens = step.micro_batch.tokens();
+  const int64_t entries = static_cast<int64_t>(step.micro_batch.entries.size());
+  if (tokens <= options_.max_batch_tokens && entries <= options_.max_running) {
+    return absl::OkStatus();
+  }
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "micro-batch %d has %d tokens of %d requests, and this stage was made for %d and %d: give it "
+      "the scheduler's max_batch_tokens and max_running",
+      step.micro_batch.id, tokens, entries, options_.max_batch_tokens, options_.max_running));
+}
+
+absl::Status CudaExecutor::UploadStep(const StepShape& shape) {
+  return ToStatus(cudaMemcpyAsync(decoder_->step_buffer(), step_.data(), StepLayout(shape).bytes,
+                                  cudaMemcpyHostToDevice, stream_),
+                  "copy of the step");
+}
+
+absl::Status CudaExecutor::DownloadFound(const StepShape& shape) {
+  return ToStatus(cudaMemcpyAsync(found_, decoder_->step_buffer(), StepLayout(shape).found_bytes,
+                                  cudaMemcpyDeviceToHost, stream_),
+                  "copy of sampled tokens");
+}
+
+absl::Status CudaExecutor::Launch(const StepShape& shape, int bucket, int64_t input_bytes,
+                                  int64_t output_bytes) {
+  FABRICAST_RETURN_IF_ERROR(UploadStep(shape));
+  if (input_bytes > 0) {
+    FABRICAST_RETURN_IF_CUDA_FAILS(
+        cudaMemcpyAsync(decoder_->input(), input_, input_bytes, cudaMemcpyHostToDevice, stream_));
+  }
+  if (shape.histories) {
+    FABRICAST_RETURN_IF_ERROR(
+        decoder_->RecordHistories(shape, requests_.fresh_histories(), stream_));
+  }
+  if (bucket > 0) {
+    for (const cudaGraphExec_t part : graphs_.at(bucket)) {
+      FABRICAST_RETURN_IF_CUDA_FAILS(cudaGraphLaunch(part, stream_));
+    }
+  } else {
+    FABRICAST_RETURN_IF_ERROR(decoder_->Compute(shape, stream_));
+  }
+  FABRICAST_RETURN_IF_ERROR(DownloadFound(shape));
+  if (output_bytes > 0) {
+    FABRICAST_RETURN_IF_CUDA_FAILS(cudaMemcpyAsync(output_, decoder_->output(), output_bytes,
+                                                   cudaMemcpyDeviceToHost, stream_));
+  }
+  FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventRecord(ended_[steps_ % ended_.size()], stream_));
+  return absl::OkStatus();
+}
+
+void CudaExecutor::CountStep(bool decode) {
+  const cudaEvent_t ended = ended_[steps_ % ended_.size()];
+  const cudaEvent_t ended_before = ended_[(steps_ + 1) % ended_.size()];
+  const bool counts = decode && previous_was_decode_;
+  ++steps_;
+  previous_was_decode_ = decode;
+  if (!counts || options_.figures == nullptr) return;
+  float idle_ms = 0;
+  float period_ms = 0;
+  if (cudaEventElapsedTime(&idle_ms, ended_before, begun_) != cudaSuccess ||
+      cudaEventElapsedTime(&period_ms, ended_before, ended) != cudaSuccess) {
+    cudaGetLastError();  // figures are not worth a failure
+    return;
+  }
+  options_.figures->Update([&](GpuStageFigures::Values& values) {
+    ++values.decode_steps;
+    values.decode_seconds += period_ms / 1e3;
+    values.idle_seconds += idle_ms / 1e3;
+  });
+}
+
+absl::Status CudaExecutor::SampleAll(const Step& step, const StepShape& shape,
+                                     std::vector<SampledToken>& sampled) {
+  const GpuSampledToken* const found =
+      reinterpret_cast<const GpuSampledToken*>(found_ + StepLayout(shape).sampled_tokens);
+  int64_t row = 0;
+  for (size_t i = 0; i < step.micro_batch.entries.size(); ++i) {
+    const BatchEntry& entry = step.micro_batch.entries[i];
+    if (!entry.samples) continue;
+    const int64_t position = entry.first_token + entry.tokens;
+    const GpuSampledToken& token = found[row];
+    const float* const logits = decoder_->logits() + row * decoder_->logits_stride();
+    ++row;
+    absl::StatusOr<SampledToken> result = SampledToken();
+    result->token = token.token;
+    if (step.sampling[i].logprobs >= 0) {
+      const absl::Span<float> to(logits_row_, shape_.vocabulary);
+      FABRICAST_RETURN_IF_ERROR(
+          ExplainCudaError(ToStatus(cudaMemcpyAsync(to.data(), logits, to.size() * sizeof(float),
+                                                    cudaMemcpyDeviceToHost, stream_),
+                                    "copy of logits"),
+                           gpu_));
+      FABRICAST_RETURN_IF_ERROR(ExplainCudaError(
+          ToStatus(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"), gpu_));
+      result = Sample(step.sampling[i], position, requests_.history(entry.request), to);
+    } else if (token.valid == 0) {
+      result =
+          absl::InternalError(absl::StrCat("the logits at position ", position,
+                                           " are not finite (the largest is ", token.largest, ")"));
+    }
+    if (!result.ok()) {
+      sampled.clear();
+      return absl::Status(
+          result.status().code(),
+          absl::StrCat("request ", entry.request, ": ", result.status().message(),
+                       "; what the last layer computed is: look at final norm and lm_head"));
+    }
+    sampled.push_back(*std::move(result));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaExecutor::NotFinite(const Step& step, int32_t row,
+                                     const std::string& after) const {
+  int64_t first_row = 0;
+  for (const BatchEntry& entry : step.micro_batch.entries) {
+    if (row < first_row + entry.tokens) {
+      return absl::InternalError(
+          absl::StrCat("request ", entry.request, ": the hidden state at position ",
+                       entry.first_token + row - first_row, " is not finite ", after));
+    }
+    first_row += entry.tokens;
+  }
+  FABRICAST_CHECK(false) << "row=" << row << " of " << first_row;
+  return absl::OkStatus();
+}
+
+absl::Status CudaExecutor::LocateNotFinite(const Step& step, const StepShape& shape) {
+  const int32_t row_of_step = first_bad_row();
+  // Computing it again writes the same keys and values once more.
+  const auto find = [&](absl::Status launched) -> absl::StatusOr<bool> {
+    FABRICAST_RETURN_IF_ERROR(std::move(launched));
+    FABRICAST_RETURN_IF_ERROR(decoder_->FindNotFiniteRow(shape, stream_));
+    FABRICAST_RETURN_IF_ERROR(DownloadFound(shape));
+    FABRICAST_RETURN_IF_CUDA_FAILS(cudaStreamSynchronize(stream_));
+    return first_bad_row() < step.micro_batch.tokens();
+  };
+  absl::Status uploaded = UploadStep(shape);
+  absl::StatusOr<bool> found =
+      find(uploaded.ok() ? decoder_->ComputeInput(shape, stream_) : std::move(uploaded));
+  std::string after =
+      shape_.embedding ? "after the embedding: are the weights?" : "as the stage before sent it";
+  for (size_t i = 0; found.ok() && !*found && i < decoder_->layers(); ++i) {
+    after = absl::StrCat("after layer ", i + 1, " of this stage's ", decoder_->layers(),
+                         " (model.layers.", options_.first_layer + static_cast<int64_t>(i),
+                         "): are the weights?");
+    found = find(decoder_->ComputeLayer(shape, i, stream_));
+  }
+  if (!found.ok()) return ExplainCudaError(found.status(), gpu_);
+  if (*found) return NotFinite(step, first_bad_row(), after);
+  return NotFinite(step, row_of_step,
+                   absl::StrCat("after the last layer, and is when it is computed again: ", gpu_,
+                                " may be failing: nvidia-smi -q -d ECC, dmesg | grep Xid"));
+}
+
+absl::Status CheckOptions(const GpuStageOptions& options) {
+  const auto out_of_range = [](const char* name, int64_t value, const std::string& range) {
+    return absl::InvalidArgumentError(absl::StrCat(name, " is ", value, "; give ", range));
+  };
+  if (options.kv_block_tokens < 1 || options.kv_block_tokens % kKvBlockTokens != 0) {
+    return out_of_range("--kv-block-tokens", options.kv_block_tokens,
+                        absl::StrCat("a multiple of ", kKvBlockTokens, ", as GPUs keep them"));
+  }
+  if (options.kv_blocks < 1) return out_of_range("kv_blocks", options.kv_blocks, "1 or more");
+  if (options.max_batch_tokens < 1) {
+    return out_of_range("--max-batch-tokens", options.max_batch_tokens, "1 or more");
+  }
+  if (options.max_running < 1 || options.max_running > kMaxAttentionEntries) {
+    return out_of_range("--max-running", options.max_running,
+                        absl::StrCat("1 to ", kMaxAttentionEntries, ", as GPUs compute at a time"));
+  }
+  return absl::OkStatus();
+}
+
+template <typename Fill>
+absl::StatusOr<std::unique_ptr<StageExecutor>> Make(const DecoderConfig& config,
+                                                    const StageShape& shape,
+                                                    const GpuStageOptions& options,
+                                                    const Fill& fill) {
+  FABRICAST_RETURN_IF_ERROR(CheckOptions(options));
+  absl::StatusOr<CudaDevice> device = OpenCudaDevice(options.device);
+  if (!device.ok()) return device.status();
+  absl::StatusOr<std::unique_ptr<CublasLt>> cublas = CublasLt::Load();
+  if (!cublas.ok()) return cublas.status();
+  auto executor = std::make_unique<CudaExecutor>(config, shape, options, *device);
+  FABRICAST_RETURN_IF_ERROR(executor->Load(fill, *std::move(cublas)));
+  return executor;
+}
+
+}  // namespace
+
+absl::Status CheckFits(const StageShape& shape, const CudaDecoder::Bytes& needed,
+                       const GpuStageOptions& options, int64_t free, int64_t total,
+                       absl::string_view where) {
+  const int64_t weights = shape.weight_bytes();
+  const int64_t sum = weights + needed.kv_cache + needed.buffers;
+  if (sum <= free) return absl::OkStatus();
+  std::string message = absl::StrFormat(
+      "%s: %d layers need %.1f GB (weights %.1f, KV cache %.1f, buffers %.1f), and %.1f of its "
+      "%.1f "
+      "GB are free: %.1f GB short",
+      where, shape.layers.size(), sum / kGb, weights / kGb, needed.kv_cache / kGb,
+      needed.buffers / kGb, free / kGb, total / kGb, (sum - free) / kGb);
+  const int64_t block_bytes = options.kv_block_tokens * shape.kv_bytes_per_token();
+  const int64_t room = free - weights - needed.buffers;
+  if (block_bytes > 0 && room >= block_bytes) {
+    absl::StrAppend(&message, ". --kv-blocks ", room / block_bytes, " fits");
+  } else if (!shape.layers.empty()) {
+    int64_t layers = 0;
+    for (const LayerShape& layer : shape.layers) layers += layer.bytes();
+    const int64_t count = static_cast<int64_t>(shape.layers.size());
+    const int64_t a_layer = (layers + block_bytes) / count;
+    const int64_t fit =
+        (free - needed.buffers - (weights - layers)) / std::max<int64_t>(1, a_layer);
+    if (fit >= 1) {
+      absl::StrAppend(&message, ". At most ", std::min(fit, count - 1),
+                      " layers fit: give this stage fewer with --split, or use more GPUs");
+    } else {
+      absl::StrAppend(&message,
+                      ". Not one layer fits: end what else uses this GPU (nvidia-smi lists it), or "
+                      "give fewer --max-batch-tokens");
+    }
+  }
+  return absl::ResourceExhaustedError(message);
+}
+
+absl::StatusOr<std::unique_ptr<StageExecutor>> MakeCudaExecutor(const DecoderConfig& config,
+                                                                StageWeights weights,
+                                                                const GpuStageOptions& options) {
+  absl::StatusOr<StageShape> shape = ShapeOfStage(config, weights);
+  if (!shape.ok()) return shape.status();
+  return Make(config, *shape, options, [&](DeviceMemory& memory) {
+    return LoadCudaWeights(*shape, weights, options.threads, memory);
+  });
+}
+
+absl::StatusOr<std::unique_ptr<StageExecutor>> MakeSyntheticCudaExecutor(
+    const DecoderConfig& config, const StageShare& share, uint64_t seed,
+    const GpuStageOptions& options) {
+  absl::StatusOr<StageShape> shape = ShapeOfSyntheticStage(config, share);
+  if (!shape.ok()) return shape.status();
+  return Make(config, *shape, options, [&](DeviceMemory& memory) {
+    return MakeSyntheticCudaWeights(*shape, share.first_layer, seed, memory);
+  });
+}
+
+}  // namespace fabricast
