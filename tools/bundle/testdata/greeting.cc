@@ -1,0 +1,3 @@
+#include <string>
+
+std::string Greeting() { return "hello from the bundle"; }
