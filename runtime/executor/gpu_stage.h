@@ -24,8 +24,9 @@ class GpuStageFigures {
     double load_seconds = 0;   // of the weights
     int graph_buckets = 0;     // numbers of requests for which there are graphs
     double graph_seconds = 0;  // to try the kernels out and capture them
-    // Of decode steps that followed one another, on the GPU's own timeline: from the end of a
-    // step's work to the end of the next's, and the part of that before the next's first kernel.
+    // Of decode steps that followed one another: time on the GPU's own timeline from the start of
+    // a step's first work (the copy of its buffer) to the start of the next's, and the part of it
+    // between a step's last work and the next's first.
     int64_t decode_steps = 0;
     double decode_seconds = 0;
     double idle_seconds = 0;

@@ -44,6 +44,13 @@ double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+// Start and end of a step's work on the GPU.
+struct StepEvents {
+  cudaEvent_t start = nullptr;
+  cudaEvent_t end = nullptr;
+  bool decode = false;  // and so was the one before
+};
+
 class CudaExecutor : public StageExecutor {
  public:
   CudaExecutor(const DecoderConfig& config, const StageShape& shape, const GpuStageOptions& options,
@@ -66,8 +73,9 @@ class CudaExecutor : public StageExecutor {
     for (const auto& [bucket, parts] : graphs_) {
       for (const cudaGraphExec_t part : parts) cudaGraphExecDestroy(part);
     }
-    for (const cudaEvent_t event : {begun_, ended_[0], ended_[1]}) {
-      if (event != nullptr) cudaEventDestroy(event);
+    for (const StepEvents& events : events_) {
+      if (events.start != nullptr) cudaEventDestroy(events.start);
+      if (events.end != nullptr) cudaEventDestroy(events.end);
     }
     if (stream_ != nullptr) cudaStreamDestroy(stream_);
   }
@@ -124,8 +132,8 @@ class CudaExecutor : public StageExecutor {
                       int64_t output_bytes);
   absl::Status UploadStep(const StepShape& shape);
   absl::Status DownloadFound(const StepShape& shape);
-  // Of a step that has been computed.
-  void CountStep(bool decode);
+  // Of the step before: the GPU is done with it, and busy with another.
+  void CountPreviousStep();
   absl::Status SampleAll(const Step& step, const StepShape& shape,
                          std::vector<SampledToken>& sampled);
   // Of a step whose residual stream is not finite: computes it again, and says where it is not.
@@ -164,10 +172,8 @@ class CudaExecutor : public StageExecutor {
   std::byte* output_ = nullptr;
   float* logits_row_ = nullptr;
 
-  // On the GPU's timeline: when the first kernel of the last graph began, and when the last steps'
-  // work ended, in turn.
-  cudaEvent_t begun_ = nullptr;
-  std::array<cudaEvent_t, 2> ended_ = {};
+  // Of the last steps in turn: times of one are read while the next computes.
+  std::array<StepEvents, 3> events_;
   int64_t steps_ = 0;
   bool previous_was_decode_ = false;
 };
@@ -230,8 +236,10 @@ absl::Status CudaExecutor::Load(const Fill& fill, std::unique_ptr<CublasLt> cubl
 
 absl::Status CudaExecutor::CreateHandles() {
   FABRICAST_RETURN_IF_CUDA_FAILS(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-  FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventCreate(&begun_));
-  for (cudaEvent_t& event : ended_) FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventCreate(&event));
+  for (StepEvents& events : events_) {
+    FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventCreate(&events.start));
+    FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventCreate(&events.end));
+  }
   const CudaDecoderOptions sizes = DecoderOptions(options_, config_.max_context);
   const int64_t step_bytes = StepBufferBytes(sizes.max_tokens, sizes.max_entries, sizes.max_table);
   StepShape largest;
@@ -304,11 +312,7 @@ absl::Status CudaExecutor::Capture(int bucket) {
   const size_t layers = decoder_->layers();
   for (size_t first = 0; first == 0 || first < layers; first += kLayersOfGraph) {
     absl::StatusOr<cudaGraphExec_t> graph = CaptureGraph([&]() -> absl::Status {
-      if (first == 0) {
-        FABRICAST_RETURN_IF_CUDA_FAILS(
-            cudaEventRecordWithFlags(begun_, stream_, cudaEventRecordExternal));
-        FABRICAST_RETURN_IF_ERROR(decoder_->ComputeInput(shape, stream_));
-      }
+      if (first == 0) FABRICAST_RETURN_IF_ERROR(decoder_->ComputeInput(shape, stream_));
       const size_t end = std::min(layers, first + kLayersOfGraph);
       for (size_t layer = first; layer < end; ++layer) {
         FABRICAST_RETURN_IF_ERROR(decoder_->ComputeLayer(shape, layer, stream_));
@@ -345,10 +349,11 @@ absl::Status CudaExecutor::Run(const Step& step, absl::Span<const std::byte> inp
       ExplainCudaError(Launch(shape, bucket, static_cast<int64_t>(input.size()),
                               static_cast<int64_t>(output.size())),
                        gpu_));
+  CountPreviousStep();
+  ++steps_;
   FABRICAST_RETURN_IF_ERROR(
       ExplainCudaError(ToStatus(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"), gpu_));
 
-  CountStep(bucket > 0);
   // Padding may hold anything, and comes last.
   if (first_bad_row() < step.micro_batch.tokens()) return LocateNotFinite(step, shape);
   if (samples_) return SampleAll(step, shape, sampled);
@@ -396,6 +401,10 @@ absl::Status CudaExecutor::DownloadFound(const StepShape& shape) {
 
 absl::Status CudaExecutor::Launch(const StepShape& shape, int bucket, int64_t input_bytes,
                                   int64_t output_bytes) {
+  StepEvents& events = events_[steps_ % events_.size()];
+  events.decode = bucket > 0 && previous_was_decode_;
+  previous_was_decode_ = bucket > 0;
+  FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventRecord(events.start, stream_));
   FABRICAST_RETURN_IF_ERROR(UploadStep(shape));
   if (input_bytes > 0) {
     FABRICAST_RETURN_IF_CUDA_FAILS(
@@ -417,27 +426,26 @@ absl::Status CudaExecutor::Launch(const StepShape& shape, int bucket, int64_t in
     FABRICAST_RETURN_IF_CUDA_FAILS(cudaMemcpyAsync(output_, decoder_->output(), output_bytes,
                                                    cudaMemcpyDeviceToHost, stream_));
   }
-  FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventRecord(ended_[steps_ % ended_.size()], stream_));
+  FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventRecord(events.end, stream_));
   return absl::OkStatus();
 }
 
-void CudaExecutor::CountStep(bool decode) {
-  const cudaEvent_t ended = ended_[steps_ % ended_.size()];
-  const cudaEvent_t ended_before = ended_[(steps_ + 1) % ended_.size()];
-  const bool counts = decode && previous_was_decode_;
-  ++steps_;
-  previous_was_decode_ = decode;
-  if (!counts || options_.figures == nullptr) return;
+void CudaExecutor::CountPreviousStep() {
+  if (options_.figures == nullptr || steps_ < 2) return;
+  const int64_t slots = static_cast<int64_t>(events_.size());
+  const StepEvents& before = events_[(steps_ - 2) % slots];
+  const StepEvents& previous = events_[(steps_ - 1) % slots];
+  if (!previous.decode) return;
   float idle_ms = 0;
-  float period_ms = 0;
-  if (cudaEventElapsedTime(&idle_ms, ended_before, begun_) != cudaSuccess ||
-      cudaEventElapsedTime(&period_ms, ended_before, ended) != cudaSuccess) {
+  float busy_ms = 0;
+  if (cudaEventElapsedTime(&idle_ms, before.end, previous.start) != cudaSuccess ||
+      cudaEventElapsedTime(&busy_ms, previous.start, previous.end) != cudaSuccess) {
     cudaGetLastError();  // figures are not worth a failure
     return;
   }
   options_.figures->Update([&](GpuStageFigures::Values& values) {
     ++values.decode_steps;
-    values.decode_seconds += period_ms / 1e3;
+    values.decode_seconds += (idle_ms + busy_ms) / 1e3;
     values.idle_seconds += idle_ms / 1e3;
   });
 }
