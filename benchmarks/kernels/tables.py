@@ -25,6 +25,10 @@ RESULTS = "benchmarks/results"
 PRODUCTS = ["qkv", "o", "gate_up", "down"]
 MODELS = {"llama-3.1-405b": "405B", "llama-3.1-70b": "70B", "llama-3.1-8b": "8B"}
 COUNTS = ["tokens", "requests", "context", "outputs", "inputs"]
+# Documents show so much of the grid, which is there for calibration: --print prints all.
+SHOWN_TOKENS = {1, 8, 16, 32, 64, 128, 256, 1024, 2048, 8192}
+SHOWN_DECODES = {1, 16, 64, 256}
+SHOWN_CHUNKS = {512, 2048, 8192}
 # From here on a table shows TFLOP/s in the place of a share of the copy's rate.
 MANY_TOKENS = 512
 MARKER = re.compile(r"<!-- table: (\S+) (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
@@ -57,6 +61,26 @@ def read(path):
         raise Failure(f"{path}: {error}") from error
 
 
+def shown(timing):
+    """Whether documents show it."""
+    kernel, tokens, context = timing.get("kernel", ""), count(timing, "tokens"), count(timing, "context")
+    if kernel == "layer" or timing.get("operation") == "attention":
+        if kernel != "layer" and timing.get("model") != "llama-3.1-405b":
+            return False
+        if count(timing, "requests") == 1 and tokens > 1:
+            return tokens in SHOWN_CHUNKS and context in (tokens, tokens + 8192)
+        return tokens in SHOWN_DECODES and context in (1024, 8192)
+    if kernel == "int4_gemm_wgmma" and tokens < 32:
+        return False  # not what is chosen there
+    if timing.get("operation") in PRODUCTS:
+        return kernel.startswith("int4") and tokens in SHOWN_TOKENS
+    if kernel in ("elementwise", "cublaslt_bf16"):
+        return timing.get("model") == "llama-3.1-405b" and tokens in (1, 16, 64, 8192)
+    if kernel == "sample_tokens":
+        return tokens in (1, 64)
+    return kernel == "layer_part"
+
+
 # How tables are written.
 
 
@@ -76,10 +100,10 @@ def table(head, rows):
 
 
 class Results:
-    def __init__(self, content):
+    def __init__(self, content, wanted=lambda timing: True):
         self.environment = content.get("environment", {})
         self.ceilings = content.get("ceilings", {})
-        self.timings = content.get("timings", [])
+        self.timings = [timing for timing in content.get("timings", []) if wanted(timing)]
 
     def of(self, **fields):
         """The timings with these values, as text."""
@@ -244,7 +268,7 @@ def rewritten(document, path):
         file, name = match[1], match[2]
         if name not in TABLES:
             raise Failure(f"{path}: there is no table {name}; there are {', '.join(TABLES)}")
-        results = Results(read(f"{RESULTS}/{file}.json"))
+        results = Results(read(f"{RESULTS}/{file}.json"), shown)
         return f"<!-- table: {file} {name} -->\n{TABLES[name](results)}<!-- end -->"
 
     return MARKER.sub(replace, document)
