@@ -42,9 +42,9 @@ inline absl::Status ToStatus(cudaError_t error, const char* what) {
   }
 }
 
-#define FABRICAST_RETURN_IF_CUDA_FAILS(call)                                                     \
-  if (absl::Status cuda_status = ::fabricast::ToStatus((call), #call); !cuda_status.ok()) return \
-  cuda_status
+#define FABRICAST_RETURN_IF_CUDA_FAILS(call)                                              \
+  if (absl::Status cuda_status = ::fabricast::ToStatus((call), #call); !cuda_status.ok()) \
+  return cuda_status
 
 }  // namespace fabricast
 

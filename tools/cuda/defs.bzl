@@ -34,6 +34,9 @@ def _compile(ctx, toolchain, context, src):
     args.add_all(_gencode(ctx.attr._archs[FlagValue].value))
     args.add_all(_MODE_FLAGS[ctx.var["COMPILATION_MODE"]])
     args.add_all(["--expt-relaxed-constexpr", "-lineinfo", "--threads=2"])
+
+    # Not in /tmp: its names hold the process id, and in sandboxes of their own all are number 2.
+    args.add("--objdir-as-tempdir")
     args.add_all(["-Werror=all-warnings", "-Xcompiler=-fPIC,-Wall,-Wextra,-Werror"])
     args.add_all(depset(ctx.attr.defines, transitive = [context.defines]), before_each = "-D")
     args.add_all([".", ctx.bin_dir.path], before_each = "-I")
