@@ -4,9 +4,10 @@
 // exact in float32). The GPU rounds what enters and leaves matrix products to BF16 or FP16: of a
 // layer the normed input, q k v, the weights of attention, its output, the normed input again, gate
 // and up, and SwiGLU's output, which are 7 roundings; the last norm and, between stages, the hidden
-// state are one each. Rounding to BF16 is off by at most 2^-9 of a number, and in the mean by about
-// 2^-10 (FP16: an eighth of that). A sum of products with independent errors is off by the same
-// share of its size, and a residual stream of L layers by sqrt(7 L + 2) times that. A score s of
+// state are one each. Rounding to BF16 is off by at most 2^-8 of a number, and in the mean by about
+// 2^-9.5 (FP16: an eighth of that). A sum of products with independent errors is off by the same
+// share of its size, and a residual stream of L layers by at most sqrt(7 L + 2) times that; as it
+// grows, an earlier layer's part of it shrinks, for which 2^-10 stands here. A score s of
 // attention turns a relative error e into e |s| of a weight; the largest scores, which count, are
 // about 4 here. So logits are off by
 //   4 x 2^-10 x sqrt(7 L + 2)
