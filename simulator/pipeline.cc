@@ -52,7 +52,8 @@ PipelineSimulation::PipelineSimulation(const Scenario& scenario, std::atomic<dou
       scheduler_(scenario.plan.scheduler),
       queues_(scenario.plan.stages.size()),
       running_(scenario.plan.stages.size()),
-      recorder_(static_cast<int>(scenario.plan.stages.size()), !scenario.trace_file.empty()) {
+      recorder_(static_cast<int>(scenario.plan.stages.size()), !scenario.trace_file.empty(),
+                scenario.keep_events) {
   for (size_t s = 0; s < scenario.plan.stages.size(); ++s) {
     costs_.push_back(
         MakeStageCost(scenario.topology, scenario.model, scenario.plan, static_cast<int>(s)));

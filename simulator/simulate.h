@@ -42,6 +42,7 @@ struct Scenario {
   // What the plan's stages were measured to take; null: what the roofline says (runtime/cost).
   std::shared_ptr<const MeasuredStageTimes> measured = nullptr;
   ControlTimes control = {};  // of two stages and more
+  bool keep_events = false;   // in Result.event_log
 };
 
 // Simulates each scenario in a process of its own (a core each). The same scenario gives the same

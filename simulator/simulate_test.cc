@@ -176,13 +176,77 @@ TEST(SimulateTest, RequestsThatCanNeverFitAreRejectedAndSaidSo) {
 
 TEST(SimulateTest, OneStageHasNoHops) {
   PlanOptions options;
-  options.tensor_parallel = 4;
+  options.tensor_parallel = {4};
   const Result result = MustSimulate(
       MakeScenario("h200_x4", "closed:concurrency=2,requests=4,input=100,output=10", options));
   EXPECT_EQ(result.stages_size(), 1);
   EXPECT_EQ(result.hops_size(), 0);
   EXPECT_EQ(result.finished(), 4);
   EXPECT_GT(result.stages(0).decode().collective_s(), 0);
+}
+
+TEST(SimulateTest, StagesOfDifferentNumbersOfGpusMeetAtTheirFirst) {
+  PlanOptions options;
+  options.tensor_parallel = {2, 1, 1};
+  const Scenario scenario =
+      MakeScenario("h200_x4", "closed:concurrency=1,requests=1,input=100,output=2", options);
+  const Result result = MustSimulate(scenario);
+  // A lone request takes the sum of its stages and hops, and only the first stage all-reduces.
+  double ttft = 0;
+  for (int s = 0; s < 3; ++s) {
+    ttft += StageSeconds(scenario, s, BatchShape::Prefill(100, 0, true)) +
+            HopSeconds(scenario, s, s < 2 ? 100 * 16384 * 2 : 4);
+  }
+  EXPECT_NEAR(result.ttft().mean(), ttft, 1e-9 * ttft);
+  EXPECT_GT(result.stages(0).decode().collective_s(), 0);
+  EXPECT_EQ(result.stages(1).decode().collective_s(), 0);
+  ASSERT_EQ(result.hops_size(), 3);
+}
+
+TEST(SimulateTest, ChunksChosenByRuleHalveTheTimeToTheFirstTokenOfALongPrompt) {
+  const auto simulate = [](bool automatic) {
+    PlanOptions options;
+    options.stages = 3;
+    options.max_batch_tokens = 8448;
+    options.max_chunk_tokens = 8192;
+    options.auto_chunk = automatic;
+    options.load = {.requests = 1, .context = 8192, .prompt = 8192, .output = 1};
+    const Scenario scenario =
+        MakeScenario("h200_x4", "closed:concurrency=1,requests=1,input=8192,output=1", options);
+    if (automatic) {
+      // The rule's own figure leaves out the hops and takes all chunks as the middle one.
+      std::vector<StageCost> stages;
+      for (int s = 0; s < 3; ++s) {
+        stages.push_back(MakeStageCost(scenario.topology, scenario.model, scenario.plan, s));
+      }
+      const ChunkChoice choice = ChooseChunk(stages, options.load, 8448);
+      EXPECT_EQ(choice.tokens, scenario.plan.scheduler.max_chunk_tokens);
+      EXPECT_NEAR(choice.ttft_s / MustSimulate(scenario).ttft().mean(), 1, 0.02);
+    }
+    return MustSimulate(scenario).ttft().mean();
+  };
+  EXPECT_LE(simulate(true) / simulate(false), 0.45);
+}
+
+TEST(SimulateTest, MoreMicroBatchesThanByTheRuleAreSlower) {
+  for (const auto& [workload, requests] :
+       {std::pair("closed:concurrency=8,requests=24,input=64,output=64", 8),
+        {"closed:concurrency=96,requests=96,input=16,output=32", 96}}) {
+    PlanOptions options;
+    options.stages = 3;
+    options.auto_in_flight = true;
+    options.load = {.requests = requests, .context = 96, .prompt = 64, .output = 64};
+    const Scenario chosen = MakeScenario("h200_x4", workload, options);
+    EXPECT_EQ(chosen.plan.scheduler.max_in_flight, 3);
+    const double rate = MustSimulate(chosen).output_tokens_per_s();
+    options.auto_in_flight = false;
+    for (int more : {4, 6}) {
+      options.max_in_flight = more;
+      EXPECT_LT(MustSimulate(MakeScenario("h200_x4", workload, options)).output_tokens_per_s(),
+                rate)
+          << more << ", " << workload;
+    }
+  }
 }
 
 TEST(SimulateTest, UntunedSendsAt400GbpsAreAWarningThatNamesTheSetting) {

@@ -23,7 +23,7 @@ using ::testing::IsSupersetOf;
 
 TEST(BundledTest, ClustersAreThoseOfTheReadme) {
   EXPECT_THAT(Topology::BundledNames(),
-              ElementsAre("h200_x4", "leaf_spine_16", "local_cpu", "rehearsal_2x",
+              ElementsAre("h200_x2", "h200_x4", "leaf_spine_16", "local_cpu", "rehearsal_2x",
                           "rtx_pro_6000_x8", "trinity_200g", "trinity_400g"));
 }
 

@@ -41,7 +41,13 @@ PlanOptions OptionsOf(const PlanResult& plan) {
   options.split = Split::kGiven;
   for (const StagePlan& stage : plan.stages()) options.layers.push_back(stage.num_layers());
   options.stages = plan.stages_size();
-  options.tensor_parallel = plan.tensor_parallel();
+  options.tensor_parallel = {plan.tensor_parallel()};
+  if (plan.tensor_parallel() == 0) {
+    options.tensor_parallel.clear();
+    for (const StagePlan& stage : plan.stages()) {
+      options.tensor_parallel.push_back(stage.gpus_size());
+    }
+  }
   options.max_in_flight = plan.max_in_flight();
   options.max_batch_tokens = plan.max_batch_tokens();
   options.max_chunk_tokens = plan.max_chunk_tokens();

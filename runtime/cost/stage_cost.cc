@@ -11,6 +11,8 @@ namespace fabricast {
 
 namespace {
 
+constexpr double kFloatBytes = 4;
+
 // Token i of a chunk attends to past + i + 1 tokens, i = 0 ... tokens-1.
 double Attended(int64_t tokens, int64_t past) {
   const double n = static_cast<double>(tokens);
@@ -118,7 +120,9 @@ StageCost::StageCost(const Model& model, const GpuSpec& gpu, const KernelCalibra
       << "layers " << options_.first_layer << "+" << options_.num_layers << " of "
       << model.num_layers();
   const double tp = options_.tensor_parallel;
-  FABRICAST_CHECK(tp == 1 || options_.all_reduce != nullptr) << "tensor_parallel=" << tp;
+  FABRICAST_CHECK(tp == 1 || (options_.all_reduce != nullptr &&
+                              (!options_.lm_head || options_.all_gather != nullptr)))
+      << "tensor_parallel=" << tp;
 
   for (size_t kind = 0; kind < model.kinds.size(); ++kind) {
     double layers = 0;
@@ -169,7 +173,8 @@ StageCost::StageCost(const Model& model, const GpuSpec& gpu, const KernelCalibra
       }
     }
   }
-  all_reduce_bytes_per_token_ = static_cast<double>(model.boundary_bytes_per_token());
+  all_reduce_bytes_per_token_ = kFloatBytes * static_cast<double>(model.hidden);
+  logits_bytes_per_row_ = kFloatBytes * static_cast<double>(model.vocabulary);
   if (options_.embedding) {
     // A row of the table is read and written as an activation.
     elementwise_kernels_ += 1;
@@ -246,7 +251,12 @@ ComputeTime StageCost::Explain(const BatchShape& batch) const {
                              elementwise_efficiency_ +
                          elementwise_kernels_ * elementwise_overhead_s_);
   if (all_reduces_ > 0) {
-    time.set_collective_s(all_reduces_ * options_.all_reduce(tokens * all_reduce_bytes_per_token_));
+    double collective_s = all_reduces_ * options_.all_reduce(tokens * all_reduce_bytes_per_token_);
+    if (options_.lm_head && batch.sampled > 0) {
+      collective_s +=
+          options_.all_gather(static_cast<double>(batch.sampled) * logits_bytes_per_row_);
+    }
+    time.set_collective_s(collective_s);
   }
   time.set_overhead_s(overhead_s);
   return time;

@@ -10,7 +10,9 @@
 //   efficiency(KV bytes)
 // - prefill attention, a kernel a chunk: overhead + operations / peak / efficiency(operations)
 // - elementwise: overhead + bytes / (memory bandwidth x efficiency)
-// - all-reduce: two a layer where tensor parallelism splits it (communication_cost.h)
+// - tensor parallelism: two all-reduces of FP32 partial sums a layer, and the last stage gathers
+// the
+//   logits of its sampled rows (communication_cost.h)
 // - step: a fixed cost a step; the last stage adds lm_head and sampling
 //
 // Efficiencies come from topology/calibration; docs/model.md has equations, sources and gaps.
@@ -56,9 +58,10 @@ struct StageCostOptions {
   bool embedding = false;
   bool lm_head = false;
   int tensor_parallel = 1;
-  // Seconds of an all-reduce of that many bytes among the stage's GPUs. Required if tensor_parallel
-  // > 1.
+  // Seconds of an all-reduce, and of an all-gather whose output is that many bytes, among the
+  // stage's GPUs. The first is required if tensor_parallel > 1, the second with lm_head besides.
   std::function<double(double bytes)> all_reduce = nullptr;
+  std::function<double(double bytes)> all_gather = nullptr;
 };
 
 // kNotFound if `kernels` lacks a curve that the model's weights need.
@@ -136,6 +139,7 @@ class StageCost {
   double sampling_s_ = 0;
   int all_reduces_ = 0;
   double all_reduce_bytes_per_token_ = 0;
+  double logits_bytes_per_row_ = 0;
   mutable std::vector<std::optional<MatrixTime>> by_tokens_;  // memo of LayerMatrices
 };
 

@@ -276,23 +276,31 @@ TEST(StageCostTest, TheFirstStageLooksUpTheEmbedding) {
 
 TEST(StageCostTest, TensorParallelismHalvesTheWorkAndAddsTwoAllReducesALayer) {
   double reduced_bytes = 0;
+  double gathered_bytes = 0;
   const StageCost halves(TinyModel(), RoundGpu(), RoundKernels(),
                          {.first_layer = 2,
                           .num_layers = 2,
                           .lm_head = true,
                           .tensor_parallel = 2,
-                          .all_reduce = [&](double bytes) {
-                            reduced_bytes = bytes;
-                            return 7 * kUs;
-                          }});
+                          .all_reduce =
+                              [&](double bytes) {
+                                reduced_bytes = bytes;
+                                return 7 * kUs;
+                              },
+                          .all_gather =
+                              [&](double bytes) {
+                                gathered_bytes = bytes;
+                                return 11 * kUs;
+                              }});
   const ComputeTime half = halves.Explain(BatchShape::Decode(3, 50));
   const ComputeTime whole = LastStage().Explain(BatchShape::Decode(3, 50));
   // Layers and lm_head, KV heads 1 instead of 2.
   EXPECT_DOUBLE_EQ(half.weight_read_s(), whole.weight_read_s() / 2);
   EXPECT_DOUBLE_EQ(half.decode_attention_s(), whole.decode_attention_s() / 2);
-  // Activations of 3 tokens x 2,000 B; 2 layers x 2.
-  EXPECT_EQ(reduced_bytes, 6000);
-  EXPECT_DOUBLE_EQ(half.collective_s(), 4 * 7 * kUs);
+  // 3 tokens x 1,000 in FP32; 2 layers x 2. Logits of 3 rows in FP32.
+  EXPECT_EQ(reduced_bytes, 12'000);
+  EXPECT_EQ(gathered_bytes, 3 * 5000 * 4);
+  EXPECT_DOUBLE_EQ(half.collective_s(), (4 * 7 + 11) * kUs);
   EXPECT_EQ(half.overhead_s(), whole.overhead_s());
 
   const BatchShape chunk = BatchShape::Prefill(8, 4, false);
@@ -300,7 +308,9 @@ TEST(StageCostTest, TensorParallelismHalvesTheWorkAndAddsTwoAllReducesALayer) {
                    LastStage().Explain(chunk).matrix_compute_s() / 2);
   EXPECT_DOUBLE_EQ(halves.Explain(chunk).prefill_attention_s(),
                    LastStage().Explain(chunk).prefill_attention_s() / 2);
-  EXPECT_EQ(reduced_bytes, 8 * 2000);
+  EXPECT_EQ(reduced_bytes, 8 * 4000);
+  // Nothing is sampled, nothing gathered.
+  EXPECT_DOUBLE_EQ(halves.Explain(chunk).collective_s(), 4 * 7 * kUs);
 }
 
 TEST(StageCostTest, WithMoreGpusThanKvHeadsEachReadsAWholeHead) {

@@ -2,8 +2,6 @@
 
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-
 namespace fabricast {
 namespace {
 
@@ -26,10 +24,9 @@ absl::StatusOr<std::unique_ptr<StageExecutor>> MakeCpuStage(
 
 absl::Status CountStageWeights(const DecoderConfig& config,
                                const std::shared_ptr<const Checkpoint>& checkpoint, Plan& plan) {
-  if (plan.tensor_parallel != 1) {
+  if (plan.tensor_parallel()) {
     return absl::UnimplementedError(
-        absl::StrCat("tensor parallelism ", plan.tensor_parallel,
-                     " on processors: drop --tensor-parallel and give a stage more --threads"));
+        "tensor parallelism on processors: drop --tensor-parallel and give a stage more --threads");
   }
   for (Stage& stage : plan.stages) {
     absl::StatusOr<StageWeights> weights = FindStageWeights(checkpoint, config, ShareOf(stage));

@@ -43,7 +43,7 @@ class Engine::Impl : public StagesListener {
       : stages_(std::move(stages)),
         last_stage_(stages_->count() - 1),
         start_(std::chrono::steady_clock::now()),
-        recorder_(stages_->count(), options.keep_timeline),
+        recorder_(stages_->count(), options.keep_timeline, options.keep_events),
         head_(options.scheduler, options.tokenizer, recorder_, options.log),
         order_(stages_->count()) {
     thread_ = std::thread([this] { Loop(); });

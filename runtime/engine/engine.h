@@ -23,6 +23,7 @@ struct EngineOptions {
   SchedulerOptions scheduler;
   std::shared_ptr<const Tokenizer> tokenizer;  // null: no text
   bool keep_timeline = false;
+  bool keep_events = false;     // in Result.event_log
   SchedulerLog* log = nullptr;  // filled until Finish, if not null
 };
 

@@ -17,6 +17,8 @@
 #include "runtime/engine/local_stages.h"
 #include "runtime/engine/scheduler_replay.h"
 #include "runtime/engine/scripted_stages.h"
+#include "runtime/metrics/critical_path.h"
+#include "runtime/metrics/event_log.h"
 
 namespace fabricast {
 namespace {
@@ -474,6 +476,44 @@ void ExpectEnds(const std::vector<std::unique_ptr<Client>>& clients,
             static_cast<int64_t>(clients.size()));
 }
 
+// The events are those of the micro-batches that were launched, and explain the latencies of what
+// finished.
+void ExpectEvents(const Result& result, const SchedulerLog& log) {
+  const absl::StatusOr<RunEvents> events = ReadEvents(result.event_log(), result.stages_size());
+  ASSERT_TRUE(events.ok()) << events.status();
+  size_t step = 0;
+  for (const SchedulerLog::Entry& entry : log.entries) {
+    for (const Action& action : entry.actions) {
+      if (action.kind != Action::Kind::kLaunch) continue;
+      ASSERT_LT(step, events->steps.size());
+      EXPECT_EQ(events->steps[step].id, action.micro_batch.id);
+      const auto entries = events->EntriesOf(static_cast<int>(step++));
+      ASSERT_EQ(entries.size(), action.micro_batch.entries.size());
+      for (size_t i = 0; i < entries.size(); ++i) {
+        const BatchEntry& launched = action.micro_batch.entries[i];
+        EXPECT_EQ(events->requests[entries[i].request].id, launched.request);
+        EXPECT_EQ(entries[i].first_token, launched.first_token);
+        EXPECT_EQ(entries[i].tokens, launched.tokens);
+        EXPECT_EQ(entries[i].samples, launched.samples);
+      }
+    }
+  }
+  EXPECT_EQ(step, events->steps.size());
+  int64_t finished = 0, with_tpot = 0;
+  double ttft_s = 0, tpot_s = 0;
+  for (const RequestPath& path : ExplainRequests(*events)) {
+    finished += path.has_ttft ? 1 : 0;
+    with_tpot += path.has_tpot ? 1 : 0;
+    ttft_s += path.ttft_s;
+    tpot_s += path.tpot_s;
+  }
+  EXPECT_EQ(finished, result.finished());
+  EXPECT_EQ(with_tpot, result.tpot().count());
+  // Each time is rounded to a nanosecond.
+  EXPECT_NEAR(ttft_s, result.ttft().mean() * static_cast<double>(finished), 2e-9 * finished);
+  EXPECT_NEAR(tpot_s, result.tpot().mean() * static_cast<double>(with_tpot), 2e-9 * with_tpot);
+}
+
 TEST(EngineLossPropertyTest, EveryRequestEndsOnceWhateverIsLostWhen) {
   std::mt19937_64 random(17);
   int64_t failed = 0, finished = 0, cancelled = 0, preemptions = 0;
@@ -486,7 +526,11 @@ TEST(EngineLossPropertyTest, EveryRequestEndsOnceWhateverIsLostWhen) {
     std::vector<std::unique_ptr<Client>> clients;
     auto owned = std::make_unique<ScriptedStages>(1 + static_cast<int>(random() % 4), random());
     ScriptedStages& stages = *owned;
-    Engine engine({.scheduler = options, .tokenizer = nullptr, .keep_timeline = true, .log = &log},
+    Engine engine({.scheduler = options,
+                   .tokenizer = nullptr,
+                   .keep_timeline = true,
+                   .keep_events = true,
+                   .log = &log},
                   std::move(owned));
     bool ready = false;
     const auto lose = [&] {
@@ -528,6 +572,7 @@ TEST(EngineLossPropertyTest, EveryRequestEndsOnceWhateverIsLostWhen) {
     const Result result = engine.Finish();
     const ReplayCounts counts = ExpectSameActionsAgain(options, log);
     ExpectEnds(clients, counts.lost, result);
+    ExpectEvents(result, log);
     for (const HopResult& hop : result.hops()) EXPECT_GE(hop.transfer_s(), 0);
     for (const auto& slice : engine.timeline().stages) EXPECT_LE(slice.start_s, slice.end_s);
     for (const auto& slice : engine.timeline().transfers) EXPECT_LE(slice.start_s, slice.end_s);

@@ -20,8 +20,10 @@ double Overlap(double a_start, double a_end, double b_start, double b_end) {
 
 }  // namespace
 
-Recorder::Recorder(int stages, bool keep_timeline)
-    : keep_timeline_(keep_timeline), stages_(stages), hops_(stages) {}
+Recorder::Recorder(int stages, bool keep_timeline, bool keep_events)
+    : keep_timeline_(keep_timeline), stages_(stages), hops_(stages) {
+  if (keep_events) events_.emplace(stages);
+}
 
 Recorder::HopState& Recorder::HopInto(int stage) {
   return hops_[stage == 0 ? hops_.size() - 1 : stage - 1];
@@ -41,12 +43,14 @@ void Recorder::RequestArrived(RequestId id, int64_t prompt_tokens, double now) {
     for (StageState& stage : stages_) stage.since_s = now;
   }
   live_[id] = {.arrival_s = now, .prompt_tokens = prompt_tokens};
+  if (events_.has_value()) events_->RequestArrived(id, prompt_tokens, now);
 }
 
 void Recorder::Acted(absl::Span<const Action> actions, double now) {
   for (const Action& action : actions) {
     switch (action.kind) {
       case Action::Kind::kLaunch:
+        if (events_.has_value()) events_->Launched(action.micro_batch, now);
         break;
       case Action::Kind::kAdmit: {
         Live& live = live_.at(action.request);
@@ -60,13 +64,19 @@ void Recorder::Acted(absl::Span<const Action> actions, double now) {
         break;
       case Action::Kind::kReject:
         ++rejected_;
+        if (events_.has_value()) events_->RequestEnded(action.request, EventLog::REJECTED);
         live_.erase(action.request);
         break;
       case Action::Kind::kFinish: {
         const auto it = live_.find(action.request);
         FABRICAST_CHECK(it != live_.end()) << "request " << action.request << " ended twice";
         const Live& live = it->second;
-        if (action.reason == FinishReason::kCancelled) {
+        const bool cancelled = action.reason == FinishReason::kCancelled;
+        if (events_.has_value()) {
+          events_->RequestEnded(action.request,
+                                cancelled ? EventLog::CANCELLED : EventLog::FINISHED);
+        }
+        if (cancelled) {
           ++cancelled_;
         } else {
           ++finished_;
@@ -114,6 +124,7 @@ void Recorder::StageStarted(int stage, const MicroBatch& micro_batch, double now
   StageState& state = stages_[stage];
   FABRICAST_CHECK(!state.busy) << "stage " << stage << " starts " << micro_batch.id;
   CountExposed(stage, micro_batch, now);
+  if (events_.has_value()) events_->Started(stage, micro_batch.id, now);
   if (stage == 0) {
     for (const BatchEntry& entry : micro_batch.entries) {
       const auto it = live_.find(entry.request);
@@ -134,6 +145,7 @@ void Recorder::StageComputed(int stage, const MicroBatch& micro_batch, double no
                              const ComputeTime* time) {
   StageState& state = stages_[stage];
   FABRICAST_CHECK(state.busy) << "stage " << stage << " ends " << micro_batch.id;
+  if (events_.has_value()) events_->Computed(stage, micro_batch.id, now);
   const int64_t prefill_tokens = PrefillTokens(micro_batch);
   const int64_t decodes = micro_batch.tokens() - prefill_tokens;
   if (time != nullptr) {
@@ -162,6 +174,7 @@ void Recorder::SendStarted(int from_stage, int to_stage, const MicroBatch& micro
   ++hop.messages;
   hop.bytes += bytes;
   hop.sending.push_back({.id = micro_batch.id, .start_s = now});
+  if (events_.has_value()) events_->SendStarted(from_stage, micro_batch.id, now);
   if (keep_timeline_) {
     timeline_.transfers.push_back({.from_stage = from_stage,
                                    .to_stage = to_stage,
@@ -178,6 +191,7 @@ void Recorder::SendDelivered(int from_stage, int to_stage, const MicroBatch& mic
   FABRICAST_CHECK(!hop.sending.empty() && hop.sending.front().id == micro_batch.id)
       << "hop " << from_stage << " to " << to_stage << " delivers " << micro_batch.id
       << " out of order";
+  if (events_.has_value()) events_->SendDelivered(from_stage, micro_batch.id, now);
   Transfer transfer = hop.sending.front();
   hop.sending.pop_front();
   transfer.end_s = std::max(now, transfer.start_s);
@@ -192,6 +206,7 @@ void Recorder::SendDelivered(int from_stage, int to_stage, const MicroBatch& mic
 }
 
 void Recorder::MicroBatchCompleted(const MicroBatch& micro_batch, double now) {
+  if (events_.has_value()) events_->Completed(micro_batch.id, now);
   for (const BatchEntry& entry : micro_batch.entries) {
     if (!entry.samples) continue;
     const auto it = live_.find(entry.request);
@@ -216,10 +231,12 @@ void Recorder::RequestFailed(RequestId id) {
   if (live.queue_wait_s >= 0) queue_wait_.Remove(live.queue_wait_s);
   for (const double gap_s : live.gaps_s) itl_.Remove(gap_s);
   ++failed_;
+  if (events_.has_value()) events_->RequestEnded(id, EventLog::FAILED);
   live_.erase(it);
 }
 
 void Recorder::PipelineLost(double now) {
+  if (events_.has_value()) events_->PipelineLost();
   for (StageState& state : stages_) {
     if (!state.busy) continue;
     state.busy_s = state.BusyUntil(now);
@@ -315,6 +332,7 @@ Result Recorder::Finish() {
   result.set_kv_peak_blocks(kv_peak_blocks_);
   result.set_preemptions(preemptions_);
   result.set_recomputed_tokens(recomputed_tokens_);
+  if (events_.has_value()) result.set_event_log(events_->Finish());
   return result;
 }
 

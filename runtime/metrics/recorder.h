@@ -11,11 +11,13 @@
 #include <algorithm>
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/types/span.h"
 #include "runtime/metrics/distribution.h"
+#include "runtime/metrics/event_log.h"
 #include "runtime/metrics/result.pb.h"
 #include "runtime/metrics/timeline.h"
 #include "runtime/scheduler/scheduler.h"
@@ -25,8 +27,8 @@ namespace fabricast {
 class Recorder {
  public:
   // Hops are s -> s+1 and, with two stages and more, last -> 0 (tokens back to the head). Keeps a
-  // timeline if asked.
-  Recorder(int stages, bool keep_timeline);
+  // timeline, and the events for Result.event_log, if asked.
+  Recorder(int stages, bool keep_timeline, bool keep_events = false);
 
   void RequestArrived(RequestId id, int64_t prompt_tokens, double now);
   // The scheduler's answer to the event that the driver has just recorded.
@@ -128,6 +130,7 @@ class Recorder {
   Snapshot last_admit_;  // no request was admitted later
   Snapshot first_finish_;
   Timeline timeline_;
+  std::optional<EventRecorder> events_;  // if they are kept
 };
 
 }  // namespace fabricast

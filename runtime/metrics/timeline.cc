@@ -95,7 +95,8 @@ absl::Status WriteTrace(const Timeline& timeline, const TrackNames& names,
                {"tid", lane.at({h, link})},
                {"ts", Microseconds(slice.start_s)},
                {"dur", Microseconds(slice.end_s - slice.start_s)},
-               {"args", {{"bytes", slice.bytes}}}});
+               {"args",
+                slice.bytes == kBytesUnknown ? Json::object() : Json{{"bytes", slice.bytes}}}});
       }
     }
   }

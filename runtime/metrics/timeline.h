@@ -21,6 +21,8 @@ struct StageSlice {
   int64_t prefill_tokens;
 };
 
+inline constexpr int64_t kBytesUnknown = -1;
+
 struct TransferSlice {
   int from_stage;
   int to_stage;

@@ -1,6 +1,7 @@
 #include "runtime/model/decoder_config.h"
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
+#include "runtime/model/catalogue.h"
 #include "runtime/model/config_fields.h"
 #include "runtime/model/decoder_shape.h"
 
@@ -186,6 +188,10 @@ absl::StatusOr<DecoderConfig> ParseDecoderConfig(absl::string_view file, absl::s
 }
 
 absl::StatusOr<DecoderConfig> LoadDecoderConfig(const std::string& folder) {
+  if (const std::optional<absl::string_view> bundled = CatalogueConfig(folder);
+      bundled.has_value()) {
+    return ParseDecoderConfig(absl::StrCat(folder, ".json"), *bundled);
+  }
   const std::string config_file = (fs::path(folder) / "config.json").string();
   const absl::StatusOr<std::string> text = ReadConfigFile(config_file);
   if (!text.ok()) return text.status();

@@ -77,8 +77,9 @@ struct DecoderConfig {
 // attention windows. kInvalidArgument: not JSON, or a field that is missing or absurd.
 absl::StatusOr<DecoderConfig> ParseDecoderConfig(absl::string_view file, absl::string_view json);
 
-// Reads config.json of a checkpoint folder and, where there is one, generation_config.json (its
-// eos_token_id replaces the config's). kNotFound if there is no such folder or no config.json.
+// The config of a bundled model, by name (catalogue.h), or config.json of a checkpoint folder and,
+// where there is one, generation_config.json (its eos_token_id replaces the config's). kNotFound if
+// there is no such folder or no config.json.
 absl::StatusOr<DecoderConfig> LoadDecoderConfig(const std::string& folder);
 
 }  // namespace fabricast

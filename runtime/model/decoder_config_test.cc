@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/model/model.h"
 #include "runtime/model/shared_data.h"
 
 namespace fabricast {
@@ -397,6 +398,41 @@ TEST_F(LoadDecoderConfigTest, WhatIsNotThereIsNotFound) {
   EXPECT_EQ(Load().status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(Load().status().message()), HasSubstr("config.json: no such file"));
   EXPECT_EQ(LoadDecoderConfig("/no/such/folder").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(BundledConfigTest, ModelsThatRunHaveAllThatTheyCompute) {
+  int run = 0;
+  for (const CatalogueEntry& entry : ModelCatalogue()) {
+    const absl::StatusOr<DecoderConfig> config = LoadDecoderConfig(entry.name);
+    if (!config.ok()) {  // another architecture or quantisation
+      EXPECT_EQ(config.status().code(), absl::StatusCode::kUnimplemented) << config.status();
+      continue;
+    }
+    ++run;
+    EXPECT_EQ(config->file, entry.name + ".json");
+    EXPECT_TRUE(config->rms_norm_eps == 1e-5 || config->rms_norm_eps == 1e-6) << entry.name;
+    EXPECT_GE(config->rope_theta, 500'000) << entry.name;
+    EXPECT_EQ(config->rope_scaling.has_value(), config->architecture == "LlamaForCausalLM");
+    EXPECT_TRUE(config->begin_of_sequence.has_value()) << entry.name;
+    EXPECT_FALSE(config->end_of_sequence.empty()) << entry.name;
+  }
+  // All but 405B in FP8, Mistral and Qwen2.5.
+  EXPECT_EQ(run, 11);
+}
+
+TEST(BundledConfigTest, The405BIsThePublishedOneInAwq) {
+  const absl::StatusOr<DecoderConfig> config =
+      LoadDecoderConfig("llama-3.1-405b-instruct-awq-int4");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->layers, 126);
+  EXPECT_EQ(config->hidden, 16'384);
+  EXPECT_EQ(config->head_dim, 128);
+  EXPECT_EQ(config->max_context, 131'072);
+  EXPECT_EQ(config->rope_theta, 500'000);
+  EXPECT_EQ(config->rope_scaling->factor, 8);
+  EXPECT_EQ(config->rope_scaling->original_context, 8192);
+  EXPECT_EQ(config->awq->group_size, 128);
+  EXPECT_THAT(config->end_of_sequence, ElementsAre(128'001, 128'008, 128'009));
 }
 
 // The published configs, where they are at hand.

@@ -1,6 +1,7 @@
 // LoadModel: a name of the catalogue, a file or a folder.
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "nlohmann/json.hpp"
+#include "runtime/model/catalogue.h"
 #include "runtime/model/catalogue_files.h"
 #include "runtime/model/config_fields.h"
 #include "runtime/model/model.h"
@@ -50,10 +52,8 @@ const std::vector<CatalogueEntry>& ModelCatalogue() {
 }
 
 absl::StatusOr<Model> LoadModel(absl::string_view spec, absl::string_view quantization) {
-  for (const EmbeddedFile& file : CatalogueFiles()) {
-    if (spec == CatalogueName(file)) {
-      return ParseModelConfig(absl::StrCat(spec, ".json"), file.contents, quantization);
-    }
+  if (const std::optional<absl::string_view> text = CatalogueConfig(spec); text.has_value()) {
+    return ParseModelConfig(absl::StrCat(spec, ".json"), *text, quantization);
   }
   const std::string as_given(spec);
   fs::path path = as_given;

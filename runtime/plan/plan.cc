@@ -14,74 +14,21 @@
 #include "absl/strings/str_split.h"
 #include "runtime/check.h"
 #include "runtime/cost/communication_cost.h"
+#include "runtime/plan/memory_fit.h"
 
 namespace fabricast {
 namespace {
 
-constexpr double kGb = 1e9;
 // Batches by which stages are balanced: one token of each of 8 requests at a middling context; one
 // full chunk of a prompt's middle.
 constexpr int64_t kBalanceRequests = 8;
 constexpr int64_t kBalanceContext = 2048;
-
-// Widest activations of a step, a token: input, residual, normed input and output, the widest pair
-// of consecutive matrix products, of which both sides live at once. Of routed experts both sides
-// are there once for each expert that the token goes through, but for the input of the first.
-int64_t ActivationBytesPerToken(const Model& model, int tp) {
-  int64_t widest = 0;
-  for (const LayerKind& kind : model.kinds) {
-    int64_t layer = 0;
-    for (const Operator& op : kind.operators) {
-      if (const auto* linear = std::get_if<LinearOp>(&op)) {
-        layer = std::max(layer, model.activation_bytes * (linear->in + linear->out) / tp);
-      }
-      if (const auto* experts = std::get_if<RoutedExpertsOp>(&op)) {
-        const int64_t gate_up = experts->in + experts->per_token * 2 * experts->ffn;
-        const int64_t down = experts->per_token * (experts->ffn + experts->in);
-        layer = std::max(layer, model.activation_bytes * std::max(gate_up, down) / tp);
-      }
-    }
-    widest = std::max(widest, layer);
-  }
-  return 4 * model.boundary_bytes_per_token() + widest;
-}
-
-StageMemory MemoryOf(const Topology& topology, const Model& model, const PlanOptions& options,
-                     const Stage& stage) {
-  const int tp = options.tensor_parallel;
-  StageMemory memory;
-  double capacity_gb = std::numeric_limits<double>::infinity();
-  for (int gpu : stage.gpus) {
-    capacity_gb = std::min(capacity_gb, topology.gpus()[gpu].spec.memory_gb());
-  }
-  memory.capacity = static_cast<int64_t>(capacity_gb * kGb);
-  for (int i = 0; i < stage.num_layers; ++i) {
-    const LayerKind& layer = model.layer(stage.first_layer + i);
-    memory.weights += layer.weight_bytes() / tp;
-    // Fewer KV heads than GPUs: each GPU holds a copy of the head that it needs.
-    for (const Operator& op : layer.operators) {
-      if (const auto* attention = std::get_if<AttentionOp>(&op)) {
-        const int64_t kv_heads = std::max<int64_t>(1, attention->kv_heads / tp);
-        memory.kv_bytes_per_token +=
-            2 * kv_heads * attention->head_dim * attention->kv_bytes_per_element;
-      }
-    }
-  }
-  if (stage.embedding) memory.weights += model.embedding_bytes / tp;
-  // Tied embeddings on one stage are one table.
-  if (stage.lm_head && !(model.tied_embeddings && stage.embedding)) {
-    memory.weights += model.lm_head_bytes / tp;
-  }
-  if (stage.lm_head) memory.weights += 2 * model.final_norm_elements;
-  memory.activations = options.max_batch_tokens * ActivationBytesPerToken(model, tp);
-  // Logits in FP32, a row for each request of a micro-batch that samples.
-  if (stage.lm_head) {
-    memory.activations += std::min<int64_t>(options.max_running, options.max_batch_tokens) *
-                          model.vocabulary * 4 / tp;
-  }
-  memory.reserve = static_cast<int64_t>(options.reserve_gb * kGb);
-  return memory;
-}
+// How far the slowest stage may be above the mean without a word.
+constexpr double kEvenEnough = 0.02;
+// Of the head and the messages to and from it, a step: 110 to 146 us in
+// benchmarks/results/processes.md, stages as processes of one host.
+constexpr double kControlSeconds = 150e-6;
+constexpr int64_t kSampledTokenBytes = 4;
 
 // Numbers outside these bounds are slips, and would overflow bytes further on. The scheduler has
 // rules of its own.
@@ -111,33 +58,59 @@ absl::Status CheckRanges(const PlanOptions& options) {
   return absl::OkStatus();
 }
 
+// GPUs of each stage.
+absl::StatusOr<std::vector<int>> GroupSizes(const Topology& topology, const PlanOptions& options) {
+  const int num_gpus = static_cast<int>(topology.gpus().size());
+  std::vector<int> sizes = options.tensor_parallel;
+  FABRICAST_CHECK(!sizes.empty());
+  for (int size : sizes) {
+    if (size > num_gpus) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("tensor parallelism over %d GPUs, %s has %d: use 1 to %d", size,
+                          topology.name(), num_gpus, num_gpus));
+    }
+  }
+  if (sizes.size() == 1) {
+    const int tp = sizes.front();
+    const int stages = options.stages > 0 ? options.stages : num_gpus / tp;
+    if (stages * tp > num_gpus) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "%d stages of %d GPUs need %d, %s has %d: use at most %d stages", options.stages, tp,
+          options.stages * tp, topology.name(), num_gpus, num_gpus / tp));
+    }
+    return std::vector<int>(stages, tp);
+  }
+  if (options.stages > 0 && options.stages != static_cast<int>(sizes.size())) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "--tensor-parallel %s is of %d stages, --stages says %d: give one number a stage, or one "
+        "for all",
+        absl::StrJoin(sizes, ","), sizes.size(), options.stages));
+  }
+  const int needed = std::accumulate(sizes.begin(), sizes.end(), 0);
+  if (needed > num_gpus) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "--tensor-parallel %s needs %d GPUs, %s has %d: use fewer or smaller stages",
+        absl::StrJoin(sizes, ","), needed, topology.name(), num_gpus));
+  }
+  return sizes;
+}
+
 // Stages with their GPUs, before layers are known.
 absl::StatusOr<std::vector<Stage>> GroupGpus(const Topology& topology, const PlanOptions& options) {
-  const int num_gpus = static_cast<int>(topology.gpus().size());
-  const int tp = options.tensor_parallel;
-  if (tp < 1 || tp > num_gpus) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("tensor parallelism over %d GPUs, %s has %d: use 1 to %d", tp,
-                        topology.name(), num_gpus, num_gpus));
-  }
-  const int stages = options.stages > 0 ? options.stages : num_gpus / tp;
-  if (stages * tp > num_gpus) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "%d stages of %d GPUs need %d, %s has %d: use at most %d stages", options.stages, tp,
-        options.stages * tp, topology.name(), num_gpus, num_gpus / tp));
-  }
-  std::vector<Stage> result(stages);
-  for (int s = 0; s < stages; ++s) {
-    for (int i = 0; i < tp; ++i) result[s].gpus.push_back(s * tp + i);
+  const absl::StatusOr<std::vector<int>> sizes = GroupSizes(topology, options);
+  if (!sizes.ok()) return sizes.status();
+  std::vector<Stage> result(sizes->size());
+  int next = 0;
+  for (size_t s = 0; s < result.size(); ++s) {
+    for (int i = 0; i < (*sizes)[s]; ++i) result[s].gpus.push_back(next++);
     const GpuNode& first = topology.gpus()[result[s].gpus.front()];
     for (int gpu : result[s].gpus) {
       if (topology.gpus()[gpu].host == first.host) continue;
       return absl::InvalidArgumentError(
           absl::StrFormat("stage %d would split its layers over %s and %s, which are in two hosts: "
-                          "tensor parallelism sends two "
-                          "all-reduces a layer and stays inside a host; choose a size that divides "
-                          "the GPUs of every host, or "
-                          "reorder `ranks`",
+                          "tensor parallelism sends two all-reduces a layer and stays inside a "
+                          "host; choose sizes that divide the GPUs of every host, or reorder "
+                          "`ranks`",
                           s, first.name, topology.gpus()[gpu].name));
     }
   }
@@ -161,82 +134,13 @@ std::vector<int> EvenLayers(int layers, int stages) {
   return result;
 }
 
-// `model` with the heaviest of its layers in place of all; most models have one kind of layer.
-Model WithHeaviestLayers(const Model& model) {
-  Model result = model;
-  if (model.kinds.size() < 2) return result;
-  const auto heaviest = std::max_element(
-      model.kinds.begin(), model.kinds.end(),
-      [](const LayerKind& a, const LayerKind& b) { return a.weight_bytes() < b.weight_bytes(); });
-  const int index = static_cast<int>(heaviest - model.kinds.begin());
-  std::fill(result.layers.begin(), result.layers.end(), index);
-  return result;
-}
-
-// Layers that `stage` can hold, whichever they are, with room for a block of KV cache.
-int MostLayers(const Topology& topology, const Model& given, const PlanOptions& options,
-               const Stage& stage) {
-  const Model model = WithHeaviestLayers(given);
-  int fits = 0;
-  Stage trial = stage;
-  trial.first_layer = 0;
-  for (int n = 0; n <= model.num_layers(); ++n) {
-    trial.num_layers = n;
-    const StageMemory memory = MemoryOf(topology, model, options, trial);
-    if (memory.left() < memory.kv_bytes_per_token * options.kv_block_tokens) break;
-    fits = n;
-  }
-  return fits;
-}
-
-// Whether some split gives each stage at least one layer and no more than it holds.
-bool SomeSplitFits(int layers, const std::vector<int>& most) {
-  return *std::min_element(most.begin(), most.end()) >= 1 &&
-         std::accumulate(most.begin(), most.end(), 0) >= layers;
-}
-
-// Moves layers from stages that hold more than they can to those with room, nearest first. Nothing
-// if no split fits.
-std::optional<std::vector<int>> NearestFit(std::vector<int> layers, const std::vector<int>& most) {
-  const int n = static_cast<int>(layers.size());
-  if (!SomeSplitFits(std::accumulate(layers.begin(), layers.end(), 0), most)) return std::nullopt;
-  for (int s = 0; s < n; ++s) {
-    for (int distance = 1; distance < n && layers[s] > most[s]; ++distance) {
-      for (int other : {s - distance, s + distance}) {
-        if (other < 0 || other >= n) continue;
-        const int moved =
-            std::clamp(most[other] - layers[other], 0, std::max(0, layers[s] - most[s]));
-        layers[other] += moved;
-        layers[s] -= moved;
-      }
-    }
-  }
-  return layers;
-}
-
-// How many stages like `stage` would hold the model, the embedding on the first of them and lm_head
-// on the last; 0 if no number would.
-int StagesNeeded(const Topology& topology, const Model& model, const PlanOptions& options,
-                 Stage stage) {
-  const auto most = [&](bool embedding, bool lm_head) {
-    stage.embedding = embedding;
-    stage.lm_head = lm_head;
-    return MostLayers(topology, model, options, stage);
-  };
-  if (most(true, true) >= model.num_layers()) return 1;
-  const int first = most(true, false);
-  const int inner = most(false, false);
-  const int last = most(false, true);
-  if (first < 1 || last < 1) return 0;
-  const int rest = std::max(0, model.num_layers() - first - last);
-  return 2 + (rest + inner - 1) / inner;
-}
+// What a stage takes with so many layers.
+using StageSeconds = std::function<double(int stage, int layers)>;
 
 // Least maximum over stages of seconds(stage, layers), within `most` and with at least one layer a
 // stage: adds layers one by one to the stage that ends up fastest. Optimal since seconds grow with
 // layers.
-std::vector<int> Balance(int layers, const std::vector<int>& most,
-                         const std::function<double(int stage, int layers)>& seconds) {
+std::vector<int> Balance(int layers, const std::vector<int>& most, const StageSeconds& seconds) {
   const int n = static_cast<int>(most.size());
   std::vector<int> result(n, 1);
   for (int placed = n; placed < layers; ++placed) {
@@ -256,71 +160,24 @@ std::vector<int> Balance(int layers, const std::vector<int>& most,
   return result;
 }
 
-std::string LayersText(const std::vector<int>& layers) { return absl::StrJoin(layers, ","); }
-
-absl::Status DoesNotFit(const Topology& topology, const Model& model, const PlanOptions& options,
-                        const std::vector<Stage>& stages, const std::vector<int>& layers,
-                        const std::vector<int>& most) {
-  std::string message;
-  for (const Stage& stage : stages) {
-    const int64_t needed = stage.memory.kv_bytes_per_token * options.kv_block_tokens;
-    const int64_t missing = needed - stage.memory.left();
-    if (missing <= 0) continue;
-    absl::StrAppendFormat(&message,
-                          "%s%s: %d layers need %.1f GB (weights %.1f, activations %.1f, reserve "
-                          "%.1f), it has %.1f: %.1f GB short",
-                          message.empty() ? "" : "; ", StageName(stage, topology), stage.num_layers,
-                          (stage.memory.capacity + missing) / kGb, stage.memory.weights / kGb,
-                          stage.memory.activations / kGb, stage.memory.reserve / kGb,
-                          stage.memory.capacity / kGb, missing / kGb);
-  }
-  message = absl::StrCat(model.name, " with split ", LayersText(layers), " does not fit ",
-                         topology.name(), ". ", message, ". ");
-  if (std::optional<std::vector<int>> near = NearestFit(layers, most)) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(message, "The nearest that fits: --split ", LayersText(*near)));
-  }
-  const int fit = std::accumulate(most.begin(), most.end(), 0);
-  if (fit >= model.num_layers()) {
-    const auto none = std::min_element(most.begin(), most.end());
-    return absl::ResourceExhaustedError(
-        absl::StrCat(message, "No split fits: ", StageName(stages[none - most.begin()], topology),
-                     " has no room for a single layer; leave it out of `ranks`"));
-  }
-  absl::StrAppend(&message, "No split fits: the stages hold ", fit, " of ", model.num_layers(),
-                  " layers.");
-  int stages_needed = 0;
-  for (const Stage& stage : stages) {
-    const int needed = StagesNeeded(topology, model, options, stage);
-    if (needed > 0 && (stages_needed == 0 || needed < stages_needed)) stages_needed = needed;
-  }
-  if (stages_needed > 0) {
-    absl::StrAppend(&message, " It takes ", stages_needed * options.tensor_parallel, " such GPUs");
-    absl::StrAppend(&message, model.layer_format == WeightFormat::kInt4Group128
-                                  ? "."
-                                  : ", or a smaller weight format: --quantization int4.");
-  }
-  return absl::ResourceExhaustedError(message);
-}
-
 absl::Status CheckGivenLayers(const PlanOptions& options, const Model& model, size_t stages) {
   if (options.layers.size() != stages) {
     return absl::InvalidArgumentError(
         absl::StrFormat("--split %s gives %d stages, the plan has %d: give one number a stage",
-                        LayersText(options.layers), options.layers.size(), stages));
+                        absl::StrJoin(options.layers, ","), options.layers.size(), stages));
   }
   int sum = 0;
   for (int layers : options.layers) {
     if (layers < 1) {
-      return absl::InvalidArgumentError(absl::StrCat("--split ", LayersText(options.layers),
+      return absl::InvalidArgumentError(absl::StrCat("--split ", absl::StrJoin(options.layers, ","),
                                                      ": a stage needs at least one layer"));
     }
     sum += layers;
   }
   if (sum != model.num_layers()) {
     return absl::InvalidArgumentError(absl::StrFormat("--split %s adds up to %d, %s has %d layers",
-                                                      LayersText(options.layers), sum, model.name,
-                                                      model.num_layers()));
+                                                      absl::StrJoin(options.layers, ","), sum,
+                                                      model.name, model.num_layers()));
   }
   return absl::OkStatus();
 }
@@ -330,7 +187,7 @@ double SustainedTflops(const GpuSpec& gpu) {
          (gpu.has_sustained_compute_fraction() ? gpu.sustained_compute_fraction() : 1);
 }
 
-StageCost CostOf(const Topology& topology, const Model& model, int tp, const Stage& stage) {
+StageCost CostOf(const Topology& topology, const Model& model, const Stage& stage) {
   // The group waits for its slowest GPU, in reading and in computing.
   int slowest = stage.gpus.front();
   for (int gpu : stage.gpus) {
@@ -350,14 +207,17 @@ StageCost CostOf(const Topology& topology, const Model& model, int tp, const Sta
                            .num_layers = stage.num_layers,
                            .embedding = stage.embedding,
                            .lm_head = stage.lm_head,
-                           .tensor_parallel = tp};
-  if (tp > 1) {
-    options.all_reduce = [topology, gpus = stage.gpus](double bytes) {
-      absl::StatusOr<double> seconds =
-          LoneCollectiveSeconds(topology, COLLECTIVE_OP_ALL_REDUCE, gpus, bytes);
-      FABRICAST_CHECK(seconds.ok()) << seconds.status();
-      return *seconds;
+                           .tensor_parallel = static_cast<int>(stage.gpus.size())};
+  if (stage.gpus.size() > 1) {
+    const auto price = [topology, gpus = stage.gpus](CollectiveOp op) {
+      return [topology, gpus, op](double bytes) {
+        absl::StatusOr<double> seconds = LoneCollectiveSeconds(topology, op, gpus, bytes);
+        FABRICAST_CHECK(seconds.ok()) << seconds.status();
+        return *seconds;
+      };
     };
+    options.all_reduce = price(COLLECTIVE_OP_ALL_REDUCE);
+    options.all_gather = price(COLLECTIVE_OP_ALL_GATHER);
   }
   return StageCost(model, spec, topology.kernels(slowest), std::move(options));
 }
@@ -393,12 +253,177 @@ absl::Status CheckPrices(const Topology& topology, const Model& model,
       }
     }
     if (stage.gpus.size() > 1) {
-      absl::StatusOr<double> seconds =
-          LoneCollectiveSeconds(topology, COLLECTIVE_OP_ALL_REDUCE, stage.gpus, 1e6);
-      if (!seconds.ok()) return seconds.status();
+      for (CollectiveOp op : {COLLECTIVE_OP_ALL_REDUCE, COLLECTIVE_OP_ALL_GATHER}) {
+        absl::StatusOr<double> seconds = LoneCollectiveSeconds(topology, op, stage.gpus, 1e6);
+        if (!seconds.ok()) return seconds.status();
+      }
     }
   }
   return absl::OkStatus();
+}
+
+// "2,1"; nothing for anything else.
+std::optional<std::vector<int>> WholeNumbers(absl::string_view text) {
+  std::vector<int> numbers;
+  for (absl::string_view part : absl::StrSplit(text, ',')) {
+    int number = 0;
+    if (!absl::SimpleAtoi(part, &number)) return std::nullopt;
+    numbers.push_back(number);
+  }
+  return numbers;
+}
+
+std::vector<StageCost> CostsOf(const Topology& topology, const Model& model,
+                               const std::vector<Stage>& stages) {
+  std::vector<StageCost> costs;
+  for (const Stage& stage : stages) costs.push_back(CostOf(topology, model, stage));
+  return costs;
+}
+
+// For each stage, what it was measured to compute over what the roofline says of its layers then;
+// ones without a measured run. They matter in proportion to one another only.
+absl::StatusOr<std::vector<double>> MeasuredOverRoofline(const Topology& topology,
+                                                         const Model& model,
+                                                         const PlanOptions& options,
+                                                         const std::vector<Stage>& stages) {
+  std::vector<double> factors(stages.size(), 1);
+  if (options.measured == nullptr) return factors;
+  const Result& run = *options.measured;
+  const auto refusal = [](absl::string_view why) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the measured run ", why, ": measure this model on stages of these GPUs, with any split"));
+  };
+  if (run.plan().stages_size() != static_cast<int>(stages.size()) ||
+      run.stages_size() != static_cast<int>(stages.size())) {
+    return refusal(
+        absl::StrFormat("has %d stages, the plan %d", run.plan().stages_size(), stages.size()));
+  }
+  int next_layer = 0;
+  for (size_t s = 0; s < stages.size(); ++s) {
+    const StagePlan& was = run.plan().stages(static_cast<int>(s));
+    if (was.gpus_size() != static_cast<int>(stages[s].gpus.size())) {
+      return refusal(absl::StrFormat("has %d GPUs in stage %d, the plan %d", was.gpus_size(), s,
+                                     stages[s].gpus.size()));
+    }
+    if (was.first_layer() != next_layer || was.num_layers() < 1 ||
+        was.num_layers() > model.num_layers() - next_layer) {
+      return refusal(absl::StrFormat("is not of %d layers", model.num_layers()));
+    }
+    next_layer += was.num_layers();
+    Stage stage = stages[s];
+    stage.first_layer = was.first_layer();
+    stage.num_layers = was.num_layers();
+    const double busy_s = run.stages(static_cast<int>(s)).busy_s();
+    if (!(busy_s > 0)) return refusal(absl::StrFormat("has no busy time of stage %d", s));
+    factors[s] = busy_s / RequestSeconds(CostOf(topology, model, stage), options.load,
+                                         static_cast<int>(stages.size()), options.max_chunk_tokens);
+  }
+  if (next_layer != model.num_layers()) {
+    return refusal(absl::StrFormat("is not of %d layers", model.num_layers()));
+  }
+  return factors;
+}
+
+// What Split::kBalanced... and kAuto even out.
+absl::StatusOr<StageSeconds> SecondsToBalance(const Topology& topology, const Model& model,
+                                              const PlanOptions& options,
+                                              const std::vector<Stage>& stages) {
+  absl::StatusOr<std::vector<double>> factors =
+      MeasuredOverRoofline(topology, model, options, stages);
+  if (!factors.ok()) return factors.status();
+  return [&, factors = *std::move(factors)](int s, int layers) {
+    Stage trial = stages[s];
+    trial.first_layer = 0;
+    trial.num_layers = layers;
+    const StageCost cost = CostOf(topology, model, trial);
+    switch (options.split) {
+      case Split::kBalancedDecode:
+        return TotalSeconds(cost.Explain(BatchShape::Decode(kBalanceRequests, kBalanceContext)));
+      case Split::kBalancedPrefill:
+        return TotalSeconds(
+            cost.Explain(BatchShape::Prefill(options.max_chunk_tokens, kBalanceContext, true)));
+      default:
+        return factors[s] * RequestSeconds(cost, options.load, static_cast<int>(stages.size()),
+                                           options.max_chunk_tokens);
+    }
+  };
+}
+
+std::string LoadText(const ExpectedLoad& load) {
+  if (load.prompt == 0) {
+    return absl::StrFormat("decodes of %d requests at %d tokens", load.requests, load.context);
+  }
+  return absl::StrFormat("%d tokens in, %d out, %d requests at a time", load.prompt, load.output,
+                         load.requests);
+}
+
+std::string AutoSplitText(const PlanOptions& options, const std::vector<int>& layers,
+                          const StageSeconds& seconds) {
+  std::vector<double> times;
+  for (size_t s = 0; s < layers.size(); ++s) {
+    times.push_back(seconds(static_cast<int>(s), layers[s]));
+  }
+  const auto slowest = std::max_element(times.begin(), times.end());
+  const int stage = static_cast<int>(slowest - times.begin());
+  const double mean =
+      std::accumulate(times.begin(), times.end(), 0.0) / static_cast<double>(times.size());
+  const double above = *slowest / mean - 1;
+  std::string text = absl::StrFormat(
+      "split %s by %s for %s: stage %d takes longest, %.1f %% above the mean",
+      absl::StrJoin(layers, ","), options.measured == nullptr ? "the roofline" : "measured times",
+      LoadText(options.load), stage, 100 * above);
+  if (above > kEvenEnough) {
+    const double layer =
+        layers[stage] > 1 ? *slowest - seconds(stage, layers[stage] - 1) : *slowest;
+    absl::StrAppendFormat(&text,
+                          "; no split of whole layers that fits is faster: a layer is %.1f %% of "
+                          "that stage",
+                          100 * layer / *slowest);
+  }
+  return text;
+}
+
+std::string Milliseconds(double seconds) { return absl::StrFormat("%.4g ms", 1e3 * seconds); }
+
+std::string InFlightText(const MicroBatchChoice& choice, size_t stages) {
+  return absl::StrFormat(
+      "%d micro-batches in flight over %d stages, %d decodes each: a token takes the longer of %d "
+      "x %s (the slowest stage) and %s (all stages) + %s (messages and head) = %s",
+      choice.micro_batches, stages, choice.decodes, choice.micro_batches,
+      Milliseconds(choice.slowest_s), Milliseconds(choice.sum_s), Milliseconds(choice.between_s),
+      Milliseconds(choice.token_s));
+}
+
+std::string ChunkText(const ChunkChoice& choice, const ExpectedLoad& load) {
+  std::string text =
+      absl::StrFormat("prefill chunks of %d tokens, %.0f %% of the best rate of the slowest stage",
+                      choice.tokens, 100 * choice.rate_fraction);
+  if (load.prompt > 0) {
+    absl::StrAppendFormat(&text, "; %d tokens alone take %s, %.2f x the time in one chunk",
+                          load.prompt, Milliseconds(choice.ttft_s),
+                          choice.ttft_s / choice.unchunked_s);
+  }
+  return text;
+}
+
+// What a decode micro-batch of so many requests spends between stages and at the head.
+absl::StatusOr<std::function<double(int64_t decodes)>> BetweenStages(
+    const Topology& topology, const std::vector<Stage>& stages, int64_t boundary_bytes_per_token) {
+  std::vector<std::pair<SendCost, int64_t>> messages;  // with their bytes a decode
+  for (const PipelineHop& hop : HopsOf(stages)) {
+    absl::StatusOr<SendCost> cost =
+        SendCost::For(topology, topology.route(hop.from_gpu, hop.to_gpu));
+    if (!cost.ok()) return cost.status();
+    messages.emplace_back(*std::move(cost),
+                          hop.to_stage == 0 ? kSampledTokenBytes : boundary_bytes_per_token);
+  }
+  return [messages = std::move(messages)](int64_t decodes) {
+    double seconds = messages.empty() ? 0 : kControlSeconds;
+    for (const auto& [cost, bytes] : messages) {
+      seconds += cost.LoneSeconds(static_cast<double>(decodes * bytes));
+    }
+    return seconds;
+  };
 }
 
 }  // namespace
@@ -410,35 +435,50 @@ absl::Status ParseSplit(absl::string_view text, PlanOptions& options) {
     options.split = Split::kBalancedDecode;
   } else if (text == "balanced-prefill") {
     options.split = Split::kBalancedPrefill;
+  } else if (text == "auto") {
+    options.split = Split::kAuto;
   } else {
     options.split = Split::kGiven;
-    options.layers.clear();
-    for (absl::string_view part : absl::StrSplit(text, ',')) {
-      int layers = 0;
-      if (!absl::SimpleAtoi(part, &layers)) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("--split '", text,
-                         "': use even, balanced, balanced-decode, balanced-prefill or layers a "
-                         "stage such as 42,42,42"));
-      }
-      options.layers.push_back(layers);
+    std::optional<std::vector<int>> layers = WholeNumbers(text);
+    if (!layers.has_value()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--split '", text,
+          "': use even, balanced, balanced-decode, balanced-prefill, auto or layers a stage such "
+          "as 42,42,42"));
     }
+    options.layers = *std::move(layers);
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<Plan> MakePlan(const Topology& topology, const Model& given,
-                              const PlanOptions& options) {
-  // Whether the model can be divided at all is the more useful answer, so it comes first.
-  if (absl::Status status = given.CheckTensorParallel(options.tensor_parallel); !status.ok()) {
-    return status;
+absl::Status ParseTensorParallel(absl::string_view text, PlanOptions& options) {
+  std::optional<std::vector<int>> sizes = WholeNumbers(text);
+  if (!sizes.has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--tensor-parallel '", text,
+                     "': give the GPUs of every stage, such as 2, or of each, such as 2,1"));
   }
-  if (absl::Status status = CheckRanges(options); !status.ok()) return status;
-  absl::StatusOr<std::vector<Stage>> stages = GroupGpus(topology, options);
+  options.tensor_parallel = *std::move(sizes);
+  return absl::OkStatus();
+}
+
+bool Plan::tensor_parallel() const {
+  return std::any_of(stages.begin(), stages.end(),
+                     [](const Stage& stage) { return stage.gpus.size() > 1; });
+}
+
+absl::StatusOr<Plan> MakePlan(const Topology& topology, const Model& given_model,
+                              const PlanOptions& given_options) {
+  // Whether the model can be divided at all is the more useful answer, so it comes first.
+  for (int tp : given_options.tensor_parallel) {
+    if (absl::Status status = given_model.CheckTensorParallel(tp); !status.ok()) return status;
+  }
+  if (absl::Status status = CheckRanges(given_options); !status.ok()) return status;
+  absl::StatusOr<std::vector<Stage>> stages = GroupGpus(topology, given_options);
   if (!stages.ok()) return stages.status();
   const absl::StatusOr<int64_t> activation_bytes = CommonActivationBytes(topology, *stages);
   if (!activation_bytes.ok()) return activation_bytes.status();
-  const Model model = WithActivationBytes(given, *activation_bytes);
+  const Model model = WithActivationBytes(given_model, *activation_bytes);
   const int num_stages = static_cast<int>(stages->size());
   if (num_stages > model.num_layers()) {
     return absl::InvalidArgumentError(absl::StrFormat(
@@ -447,32 +487,38 @@ absl::StatusOr<Plan> MakePlan(const Topology& topology, const Model& given,
   }
   if (absl::Status status = CheckPrices(topology, model, *stages); !status.ok()) return status;
 
+  Plan plan;
+  PlanOptions options = given_options;
   std::vector<int> most;
   for (const Stage& stage : *stages) {
     most.push_back(MostLayers(topology, model, options, stage));
   }
-
   std::vector<int> layers = EvenLayers(model.num_layers(), num_stages);
   if (options.split == Split::kGiven) {
     if (absl::Status status = CheckGivenLayers(options, model, stages->size()); !status.ok()) {
       return status;
     }
     layers = options.layers;
-  } else if (options.split != Split::kEven && SomeSplitFits(model.num_layers(), most)) {
-    const BatchShape batch =
-        options.split == Split::kBalancedDecode
-            ? BatchShape::Decode(kBalanceRequests, kBalanceContext)
-            : BatchShape::Prefill(options.max_chunk_tokens, kBalanceContext, true);
-    layers = Balance(model.num_layers(), most, [&](int s, int count) {
-      Stage trial = (*stages)[s];
-      trial.num_layers = count;
-      return TotalSeconds(CostOf(topology, model, options.tensor_parallel, trial).Explain(batch));
-    });
   }
   AssignLayers(*stages, layers);
+  if (options.auto_chunk) {
+    const ChunkChoice chunk =
+        ChooseChunk(CostsOf(topology, model, *stages), options.load, options.max_batch_tokens);
+    options.max_chunk_tokens = chunk.tokens;
+    plan.choices.push_back(ChunkText(chunk, options.load));
+  }
+  const bool balanced = options.split != Split::kGiven && options.split != Split::kEven;
+  if (balanced && SomeSplitFits(model.num_layers(), most)) {
+    const absl::StatusOr<StageSeconds> seconds =
+        SecondsToBalance(topology, model, options, *stages);
+    if (!seconds.ok()) return seconds.status();
+    layers = Balance(model.num_layers(), most, *seconds);
+    AssignLayers(*stages, layers);
+    if (options.split == Split::kAuto) {
+      plan.choices.push_back(AutoSplitText(options, layers, *seconds));
+    }
+  }
 
-  Plan plan;
-  plan.tensor_parallel = options.tensor_parallel;
   plan.boundary_bytes_per_token = model.boundary_bytes_per_token();
   bool fits = true;
   int64_t blocks = std::numeric_limits<int64_t>::max();
@@ -488,6 +534,19 @@ absl::StatusOr<Plan> MakePlan(const Topology& topology, const Model& given,
         "--kv-blocks %d: only %d blocks of %d tokens fit; leave it out or give at most that",
         options.kv_blocks, blocks, options.kv_block_tokens));
   }
+  if (options.kv_blocks > 0) blocks = options.kv_blocks;
+  if (options.auto_in_flight) {
+    const auto between_s = BetweenStages(topology, *stages, plan.boundary_bytes_per_token);
+    if (!between_s.ok()) return between_s.status();
+    ExpectedLoad load = options.load;
+    const int64_t fit = blocks * options.kv_block_tokens / std::max<int64_t>(1, load.context);
+    load.requests = std::clamp<int64_t>(std::min<int64_t>(load.requests, options.max_running), 1,
+                                        std::max<int64_t>(1, fit));
+    const MicroBatchChoice choice =
+        ChooseMicroBatches(CostsOf(topology, model, *stages), load, *between_s);
+    options.max_in_flight = choice.micro_batches;
+    plan.choices.push_back(InFlightText(choice, stages->size()));
+  }
   plan.stages = *std::move(stages);
   plan.scheduler = {
       .max_in_flight = options.max_in_flight > 0 ? options.max_in_flight : num_stages,
@@ -495,7 +554,7 @@ absl::StatusOr<Plan> MakePlan(const Topology& topology, const Model& given,
       .max_chunk_tokens = options.max_chunk_tokens,
       .max_running = options.max_running,
       .kv_block_tokens = options.kv_block_tokens,
-      .kv_blocks = options.kv_blocks > 0 ? options.kv_blocks : blocks,
+      .kv_blocks = blocks,
   };
   if (absl::Status status = Scheduler::Validate(plan.scheduler); !status.ok()) return status;
   return plan;
@@ -504,16 +563,15 @@ absl::StatusOr<Plan> MakePlan(const Topology& topology, const Model& given,
 StageCost MakeStageCost(const Topology& topology, const Model& model, const Plan& plan, int index) {
   const Stage& stage = plan.stages[index];
   const int64_t activation_bytes = ActivationBytes(topology.gpus()[stage.gpus.front()]);
-  return CostOf(topology, WithActivationBytes(model, activation_bytes), plan.tensor_parallel,
-                stage);
+  return CostOf(topology, WithActivationBytes(model, activation_bytes), stage);
 }
 
-std::vector<PipelineHop> HopsOf(const Plan& plan) {
+std::vector<PipelineHop> HopsOf(const std::vector<Stage>& stages) {
   std::vector<PipelineHop> hops;
-  const int stages = static_cast<int>(plan.stages.size());
-  for (int from = 0; stages > 1 && from < stages; ++from) {
-    const int to = (from + 1) % stages;
-    hops.push_back({from, to, plan.stages[from].gpus.front(), plan.stages[to].gpus.front()});
+  const int count = static_cast<int>(stages.size());
+  for (int from = 0; count > 1 && from < count; ++from) {
+    const int to = (from + 1) % count;
+    hops.push_back({from, to, stages[from].gpus.front(), stages[to].gpus.front()});
   }
   return hops;
 }
@@ -551,13 +609,18 @@ std::string StageName(const Stage& stage, const Topology& topology) {
 
 PlanResult ToProto(const Plan& plan, const Topology& topology) {
   PlanResult result;
-  result.set_tensor_parallel(plan.tensor_parallel);
+  const size_t group = plan.stages.front().gpus.size();
+  if (std::all_of(plan.stages.begin(), plan.stages.end(),
+                  [&](const Stage& stage) { return stage.gpus.size() == group; })) {
+    result.set_tensor_parallel(static_cast<int>(group));
+  }
   result.set_max_in_flight(plan.scheduler.max_in_flight);
   result.set_max_batch_tokens(plan.scheduler.max_batch_tokens);
   result.set_max_chunk_tokens(plan.scheduler.max_chunk_tokens);
   result.set_max_running(plan.scheduler.max_running);
   result.set_kv_block_tokens(plan.scheduler.kv_block_tokens);
   result.set_kv_blocks(plan.scheduler.kv_blocks);
+  result.mutable_choices()->Assign(plan.choices.begin(), plan.choices.end());
   for (const Stage& stage : plan.stages) {
     StagePlan& out = *result.add_stages();
     out.set_first_layer(stage.first_layer);

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <deque>
+#include <limits>
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -168,7 +170,7 @@ TEST(TrinityPlanTest, OptionsOfTheSchedulerGoThrough) {
 TEST(TrinityPlanTest, ThreeGpusCannotShareALayerAndThatIsSaidBeforeAnythingElse) {
   // In BF16 it would not fit either, but 128 heads over 3 is what has to change.
   PlanOptions options;
-  options.tensor_parallel = 3;
+  options.tensor_parallel = {3};
   for (const char* quantization : {"", "bf16"}) {
     EXPECT_THAT(Refusal(Cluster("trinity_200g"), ModelOf("llama-3.1-405b-instruct", quantization),
                         options, absl::StatusCode::kInvalidArgument),
@@ -283,7 +285,7 @@ TEST(FitTest, ItTakesAsManyGpusAsItSays) {
       std::vector<int> said;
       for (int stages = 1; stages * tensor_parallel <= 8; ++stages) {
         PlanOptions options;
-        options.tensor_parallel = tensor_parallel;
+        options.tensor_parallel = {tensor_parallel};
         options.stages = stages;
         const absl::StatusOr<Plan> plan = MakePlan(topology, model, options);
         if (plan.ok()) {
@@ -464,10 +466,25 @@ TEST(ParseSplitTest, AnythingElseIsRefusedWithTheForms) {
     PlanOptions options;
     const absl::Status status = ParseSplit(text, options);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
-    EXPECT_EQ(status.message(),
-              absl::StrCat("--split '", text,
-                           "': use even, balanced, balanced-decode, balanced-prefill or layers a "
-                           "stage such as 42,42,42"));
+    EXPECT_EQ(
+        status.message(),
+        absl::StrCat("--split '", text,
+                     "': use even, balanced, balanced-decode, balanced-prefill, auto or layers "
+                     "a stage such as 42,42,42"));
+  }
+}
+
+TEST(ParseTensorParallelTest, ReadsOneNumberOrOneAStage) {
+  PlanOptions options;
+  ASSERT_TRUE(ParseTensorParallel("2", options).ok());
+  EXPECT_THAT(options.tensor_parallel, ElementsAre(2));
+  ASSERT_TRUE(ParseTensorParallel("2,1,1", options).ok());
+  EXPECT_THAT(options.tensor_parallel, ElementsAre(2, 1, 1));
+  for (const char* text : {"", "two", "2,", "2;1"}) {
+    EXPECT_EQ(ParseTensorParallel(text, options),
+              absl::InvalidArgumentError(absl::StrCat(
+                  "--tensor-parallel '", text,
+                  "': give the GPUs of every stage, such as 2, or of each, such as 2,1")));
   }
 }
 
@@ -481,7 +498,7 @@ TEST(StagesTest, FewerStagesUseTheFirstGpusAndMoreAreRefused) {
 
   const auto refusal = [&](int stages, int tensor_parallel) {
     options.stages = stages;
-    options.tensor_parallel = tensor_parallel;
+    options.tensor_parallel = {tensor_parallel};
     return Refusal(Cluster("h200_x4"), ModelOf(k405bInt4), options,
                    absl::StatusCode::kInvalidArgument);
   };
@@ -503,10 +520,10 @@ TEST(TensorParallelTest, GpusOfAStageShareItsWeightsAndKvHeads) {
   const Topology topology = Cluster("rtx_pro_6000_x8");
   const Model model = ModelOf(k405bInt4);
   PlanOptions options;
-  options.tensor_parallel = 2;
+  options.tensor_parallel = {2};
   options.stages = 3;
   const Plan two = MustPlan(topology, model, options);
-  EXPECT_EQ(two.tensor_parallel, 2);
+  EXPECT_TRUE(two.tensor_parallel());
   EXPECT_THAT(LayersOf(two), ElementsAre(42, 42, 42));
   EXPECT_THAT(two.stages[1].gpus, ElementsAre(2, 3));
   EXPECT_EQ(StageName(two.stages[1], topology), "node_a.gpu2+gpu3");
@@ -517,14 +534,235 @@ TEST(TensorParallelTest, GpusOfAStageShareItsWeightsAndKvHeads) {
   EXPECT_EQ(two.stages[1].memory.activations, 2048 * (4 * 32'768 + 122'880));
 }
 
+TEST(TensorParallelTest, EachGpuOfTheFirstStageHasTheEmbeddingWhole) {
+  const Topology topology = Cluster("h200_x4");
+  PlanOptions options;
+  options.tensor_parallel = {2};
+  const Plan plan = MustPlan(topology, ModelOf(k405bInt4), options);
+  // 63 layers halved; tables of 4,202,692,608 B, of which lm_head is halved; the final norm.
+  constexpr int64_t kLayers = 63 * int64_t{1'656'160'256} / 2;
+  EXPECT_EQ(plan.stages[0].memory.weights, kLayers + 4'202'692'608);
+  EXPECT_EQ(plan.stages[1].memory.weights, kLayers + 4'202'692'608 / 2 + 32'768);
+}
+
+TEST(TensorParallelTest, StagesMayHaveDifferentNumbersOfGpus) {
+  const Topology topology = Cluster("h200_x4");
+  const Model model = ModelOf(k405bInt4);
+  PlanOptions options = WithSplit("84,42");
+  options.tensor_parallel = {2, 1};
+  const Plan plan = MustPlan(topology, model, options);
+  EXPECT_TRUE(plan.tensor_parallel());
+  EXPECT_THAT(plan.stages[0].gpus, ElementsAre(0, 1));
+  EXPECT_THAT(plan.stages[1].gpus, ElementsAre(2));
+  EXPECT_EQ(StageName(plan.stages[0], topology), "node_a.gpu0+gpu1");
+  // Twice the layers on twice the GPUs: the same KV cache a GPU.
+  EXPECT_EQ(plan.stages[0].memory.kv_bytes_per_token, 84 * 4096 / 2);
+  EXPECT_EQ(plan.stages[1].memory.kv_bytes_per_token, 42 * 4096);
+  EXPECT_EQ(plan.stages[0].memory.weights, 84 * int64_t{1'656'160'256} / 2 + 4'202'692'608);
+  EXPECT_EQ(plan.stages[1].memory.weights, 42 * int64_t{1'656'160'256} + 4'202'692'608 + 32'768);
+  // The stage with the least room beside its KV cache has the fewest blocks.
+  int64_t blocks = std::numeric_limits<int64_t>::max();
+  for (const Stage& stage : plan.stages) {
+    blocks = std::min(blocks, stage.memory.left() / (16 * stage.memory.kv_bytes_per_token));
+  }
+  EXPECT_EQ(plan.scheduler.kv_blocks, blocks);
+  // The first GPU of a group speaks for it.
+  const std::vector<PipelineHop> hops = HopsOf(plan);
+  ASSERT_THAT(hops, SizeIs(2));
+  EXPECT_EQ(hops[0].from_gpu, 0);
+  EXPECT_EQ(hops[0].to_gpu, 2);
+  EXPECT_EQ(hops[1].to_gpu, 0);
+  // The result says so a stage.
+  const PlanResult result = ToProto(plan, topology);
+  EXPECT_EQ(result.tensor_parallel(), 0);
+  EXPECT_EQ(result.stages(0).gpus_size(), 2);
+  EXPECT_EQ(result.stages(1).gpus_size(), 1);
+  EXPECT_EQ(result.memory_size(), 3);
+  // Only the first stage adds up what its GPUs computed.
+  EXPECT_GT(MakeStageCost(topology, model, plan, 0).Explain(kDecode).collective_s(), 0);
+  EXPECT_EQ(MakeStageCost(topology, model, plan, 1).Explain(kDecode).collective_s(), 0);
+}
+
+TEST(TensorParallelTest, BalancedSplitsGiveMoreGpusMoreLayers) {
+  const Topology topology = Cluster("h200_x4");
+  PlanOptions options = WithSplit("balanced-prefill");
+  options.tensor_parallel = {2, 1, 1};
+  const std::vector<int> layers = LayersOf(MustPlan(topology, ModelOf(k405bInt4), options));
+  EXPECT_GT(layers[0], 3 * layers[1] / 2);
+  EXPECT_LE(layers[0], 2 * layers[1]);
+}
+
+TEST(TensorParallelTest, UnevenGroupsThatCannotBeAreRefused) {
+  const auto refusal = [](const char* topology, std::vector<int> sizes, int stages = 0) {
+    PlanOptions options;
+    options.tensor_parallel = std::move(sizes);
+    options.stages = stages;
+    return Refusal(Cluster(topology), ModelOf(k405bInt4), options,
+                   absl::StatusCode::kInvalidArgument);
+  };
+  EXPECT_EQ(refusal("h200_x4", {2, 1}, 3),
+            "--tensor-parallel 2,1 is of 2 stages, --stages says 3: give one number a stage, or "
+            "one for all");
+  EXPECT_EQ(refusal("h200_x4", {2, 2, 1}),
+            "--tensor-parallel 2,2,1 needs 5 GPUs, h200_x4 has 4: use fewer or smaller stages");
+  EXPECT_EQ(refusal("h200_x4", {1, 8}),
+            "tensor parallelism over 8 GPUs, h200_x4 has 4: use 1 to 4");
+  EXPECT_THAT(refusal("h200_x4", {1, 3}), HasSubstr("128 heads do not divide by 3"));
+  EXPECT_THAT(refusal("h200_x4", {1, 0}), HasSubstr("a tensor-parallel size of 0"));
+  // Two GPUs of node_a, one of node_b.
+  EXPECT_THAT(refusal("trinity_200g", {1, 2}),
+              StartsWith("stage 1 would split its layers over node_a.gpu1 and node_b.gpu0, which "
+                         "are in two hosts"));
+}
+
+// What a request of `load` brings the slowest stage, over the mean.
+double Imbalance(const Topology& topology, const Model& model, const Plan& plan,
+                 const ExpectedLoad& load) {
+  double slowest_s = 0;
+  double sum_s = 0;
+  const int stages = static_cast<int>(plan.stages.size());
+  for (int s = 0; s < stages; ++s) {
+    const double seconds = RequestSeconds(MakeStageCost(topology, model, plan, s), load, stages,
+                                          plan.scheduler.max_chunk_tokens);
+    slowest_s = std::max(slowest_s, seconds);
+    sum_s += seconds;
+  }
+  return slowest_s / (sum_s / stages) - 1;
+}
+
+TEST(AutoSplitTest, EvensOutToTwoPercentWhatTheLoadBrings) {
+  const Topology topology = Cluster("h200_x4");
+  const Model model = ModelOf(k405bInt4);
+  PlanOptions options = WithSplit("auto");
+  options.stages = 3;
+  // lm_head makes the last of three even stages 3.6 % slower than the mean in decode.
+  PlanOptions even;
+  even.stages = 3;
+  const ExpectedLoad loads[] = {{},
+                                {.requests = 48, .context = 1088, .prompt = 1024, .output = 128},
+                                {.requests = 1, .context = 8193, .prompt = 8192, .output = 1}};
+  for (const ExpectedLoad& load : loads) {
+    options.load = load;
+    const Plan plan = MustPlan(topology, model, options);
+    EXPECT_LE(Imbalance(topology, model, plan, load), 0.02) << load.prompt;
+    ASSERT_THAT(plan.choices, SizeIs(1));
+    EXPECT_THAT(plan.choices[0],
+                AllOf(StartsWith(absl::StrCat("split ", LayersOf(plan)[0], ",")),
+                      HasSubstr("by the roofline"), Not(HasSubstr("no split of whole layers"))));
+  }
+  EXPECT_GT(Imbalance(topology, model, MustPlan(topology, model, even), ExpectedLoad()), 0.02);
+}
+
+TEST(AutoSplitTest, SaysWhereWholeLayersAreTooCoarse) {
+  // 16 layers over 8 stages.
+  const Plan plan = MustPlan(Cluster("rtx_pro_6000_x8"), ModelOf(k1b), WithSplit("auto"));
+  ASSERT_THAT(plan.choices, SizeIs(1));
+  EXPECT_THAT(plan.choices[0], HasSubstr("no split of whole layers that fits is faster"));
+}
+
+// A run of `plan` in which its stages were busy for these seconds.
+std::shared_ptr<const Result> RunOf(const Plan& plan, const Topology& topology,
+                                    const std::vector<double>& busy_s) {
+  auto run = std::make_shared<Result>();
+  *run->mutable_plan() = ToProto(plan, topology);
+  for (double seconds : busy_s) run->add_stages()->set_busy_s(seconds);
+  return run;
+}
+
+TEST(AutoSplitTest, GoesByMeasuredStagesWhereTheyAreAtHand) {
+  const Topology topology = Cluster("h200_x4");
+  const Model model = ModelOf(k405bInt4);
+  PlanOptions options;
+  options.stages = 3;
+  const Plan even = MustPlan(topology, model, options);
+  // As the roofline says, but the middle stage a fifth slower. Layers n with n0 = n2 +
+  // lm_head's 2.5 and n1 = n0 / 1.2: 126 + 2.5 = n0 (2 + 1 / 1.2), so 45.4, 37.8 and 42.9.
+  std::vector<double> busy_s;
+  for (int s = 0; s < 3; ++s) {
+    busy_s.push_back((s == 1 ? 1.2 : 1) * 1000 *
+                     RequestSeconds(MakeStageCost(topology, model, even, s), {}, 3, 512));
+  }
+  options.split = Split::kAuto;
+  options.measured = RunOf(even, topology, busy_s);
+  const Plan plan = MustPlan(topology, model, options);
+  EXPECT_NEAR(plan.stages[0].num_layers, 45.4, 1);
+  EXPECT_NEAR(plan.stages[1].num_layers, 37.8, 1);
+  EXPECT_NEAR(plan.stages[2].num_layers, 42.9, 1);
+  EXPECT_THAT(plan.choices[0], HasSubstr("by measured times"));
+}
+
+TEST(AutoSplitTest, AMeasuredRunOfOtherStagesIsRefused) {
+  const Topology topology = Cluster("h200_x4");
+  const Model model = ModelOf(k405bInt4);
+  PlanOptions options;
+  options.stages = 3;
+  const Plan even = MustPlan(topology, model, options);
+  const auto refusal = [&](std::shared_ptr<const Result> run, std::vector<int> tp) {
+    PlanOptions automatic = WithSplit("auto");
+    automatic.tensor_parallel = std::move(tp);
+    automatic.measured = std::move(run);
+    return Refusal(topology, model, automatic, absl::StatusCode::kInvalidArgument);
+  };
+  EXPECT_EQ(refusal(RunOf(even, topology, {1, 1, 1}), {1}),
+            "the measured run has 3 stages, the plan 4: measure this model on stages of these "
+            "GPUs, with any split");
+  EXPECT_THAT(refusal(RunOf(even, topology, {1, 1, 1}), {2, 1, 1}),
+              HasSubstr("has 1 GPUs in stage 0, the plan 2"));
+  EXPECT_THAT(refusal(RunOf(even, topology, {1, 0, 1}), {1, 1, 1}),
+              HasSubstr("has no busy time of stage 1"));
+  const Plan other = MustPlan(topology, ModelOf("llama-3.1-70b-instruct"), options);
+  EXPECT_THAT(refusal(RunOf(other, topology, {1, 1, 1}), {1, 1, 1}),
+              HasSubstr("is not of 126 layers"));
+}
+
+TEST(AutoTest, MicroBatchesAndChunkAreChosenByRuleAndSaid) {
+  const Topology topology = Cluster("h200_x4");
+  const Model model = ModelOf(k405bInt4);
+  PlanOptions options;
+  options.stages = 3;
+  options.auto_in_flight = true;
+  options.auto_chunk = true;
+  options.load = {.requests = 48, .context = 8320, .prompt = 8192, .output = 256};
+  const Plan plan = MustPlan(topology, model, options);
+  // Reading weights bounds 15 decodes: no more micro-batches than stages, whose unevenness hides
+  // the messages.
+  EXPECT_EQ(plan.scheduler.max_in_flight, 3);
+  // Chunks that keep the products at their rate and fill three stages.
+  EXPECT_GE(plan.scheduler.max_chunk_tokens, 256);
+  EXPECT_LE(plan.scheduler.max_chunk_tokens, 1024);
+  ASSERT_THAT(plan.choices, SizeIs(2));
+  EXPECT_THAT(plan.choices[0], HasSubstr("8192 tokens alone take"));
+  // The KV cache holds 44 requests of 8,320 tokens, 15 a micro-batch.
+  EXPECT_EQ(plan.kv_tokens() / 8320, 44);
+  EXPECT_THAT(plan.choices[1], StartsWith("3 micro-batches in flight over 3 stages, 15 decodes"));
+  EXPECT_EQ(ToProto(plan, topology).choices_size(), 2);
+  // Both give way to numbers.
+  options.auto_in_flight = false;
+  options.auto_chunk = false;
+  options.max_in_flight = 6;
+  options.max_chunk_tokens = 1000;
+  const Plan given = MustPlan(topology, model, options);
+  EXPECT_EQ(given.scheduler.max_in_flight, 6);
+  EXPECT_EQ(given.scheduler.max_chunk_tokens, 1000);
+  EXPECT_TRUE(given.choices.empty());
+}
+
+TEST(AutoTest, AChunkIsNoLongerThanABatch) {
+  PlanOptions options;
+  options.auto_chunk = true;
+  options.max_batch_tokens = 300;
+  EXPECT_LE(MustPlan(Cluster("h200_x4"), ModelOf(k405bInt4), options).scheduler.max_chunk_tokens,
+            300);
+}
+
 TEST(TensorParallelTest, AllReducesArePricedByTheTopology) {
   const Topology topology = Cluster("rtx_pro_6000_x8");
   const Model model = ModelOf(k405bInt4);
   PlanOptions options;
   options.stages = 4;
-  options.tensor_parallel = 2;
+  options.tensor_parallel = {2};
   const Plan two = MustPlan(topology, model, options);
-  options.tensor_parallel = 1;
+  options.tensor_parallel = {1};
   const Plan one = MustPlan(topology, model, options);
   const ComputeTime shared = MakeStageCost(topology, model, two, 1).Explain(kDecode);
   const ComputeTime alone = MakeStageCost(topology, model, one, 1).Explain(kDecode);
@@ -535,7 +773,7 @@ TEST(TensorParallelTest, AllReducesArePricedByTheTopology) {
 
 TEST(TensorParallelTest, AGroupAcrossHostsIsRefused) {
   PlanOptions options;
-  options.tensor_parallel = 16;
+  options.tensor_parallel = {16};
   EXPECT_THAT(Refusal(Cluster("leaf_spine_16"), ModelOf(k405bInt4), options,
                       absl::StatusCode::kInvalidArgument),
               AllOf(StartsWith("stage 0 would split its layers over node0.gpu0 and node1.gpu0, "
@@ -555,7 +793,7 @@ TEST(TensorParallelTest, AGroupComputesAtThePaceOfItsSlowestGpu) {
   };
   const Model model = ModelOf("llama-3.1-70b-instruct");
   PlanOptions options;
-  options.tensor_parallel = 2;
+  options.tensor_parallel = {2};
   const auto chunk_s = [&](const Topology& topology) {
     return SlowestSeconds(topology, model, MustPlan(topology, model, options), kPrefill);
   };
@@ -642,7 +880,7 @@ TEST(LongestContextTest, IsWhatTheSchedulerCanRunAtATimeAndNoMore) {
 TEST(ToProtoTest, CarriesStagesAndMemoryByGpu) {
   const Topology topology = Cluster("rtx_pro_6000_x8");
   PlanOptions options;
-  options.tensor_parallel = 2;
+  options.tensor_parallel = {2};
   options.stages = 3;
   const Plan plan = MustPlan(topology, ModelOf(k405bInt4), options);
   const PlanResult result = ToProto(plan, topology);

@@ -7,8 +7,6 @@
 
 namespace fabricast {
 
-inline constexpr int kExitConditionHolds = 3;  // of --fail-if
-
 void AddCompareCommand(CLI::App& app, int& exit_status);
 void AddRunCommand(CLI::App& app, int& exit_status);
 void AddStageCommand(CLI::App& app, int& exit_status);

@@ -35,6 +35,15 @@ expect 0 "tokens back" simulate trinity_200g --model "${model}" --workload "${sh
 expect 0 "layers 42/42/42" plan trinity_200g --model "${model}"
 expect 0 "layers 43/42/41" plan trinity_200g --model "${model}" --split 43,42,41
 expect 0 "prefill +node_b.gpu0 sets the pace.*--split" plan trinity_200g --model "${model}"
+expect 0 "layers 84/42, tensor parallel over 2/1" plan h200_x4 --model "${model}" --tensor-parallel 2,1 --split 84,42
+expect 0 "layers 63/63$" plan h200_x2 --model "${model}"
+expect 0 "Chosen: split [0-9,]+ by the roofline for decodes" plan h200_x4 --model "${model}" --stages 3 --split auto
+expect 0 "Chosen: split [0-9,]+ by the roofline for 512 tokens in, 128 out, 8 requests" plan h200_x4 --stages 3 \
+  --model "${model}" --split auto --workload chat-closed-8
+expect 0 "Chosen: 3 micro-batches in flight over 3 stages" plan h200_x4 --model "${model}" --stages 3 --max-in-flight auto
+expect 0 "Chosen: prefill chunks of [0-9]+ tokens.*8192 tokens alone take .* 0.[34][0-9] x" plan h200_x4 --stages 3 \
+  --model "${model}" --chunk-tokens auto --workload closed:concurrency=1,requests=1,input=8192,output=1
+expect 0 "Chosen: prefill chunks of" simulate trinity_200g --model "${model}" --workload "${short}" --chunk-tokens auto
 expect 0 "algbw +busbw" collective trinity_200g
 expect 0 "sound: 3 GPUs" topology validate trinity_200g
 expect 0 "node_b.gpu0" topology show trinity_200g
@@ -64,6 +73,11 @@ expect 1 "The nearest that fits: --split" plan trinity_200g --model "${model}" -
 expect 1 "must be from 0 to" plan trinity_200g --model "${model}" --reserve-gb=-5
 expect 1 "a collective needs two" collective trinity_200g --gpus=-1
 expect 1 "sizes must grow" collective trinity_200g --factor 1
+expect 1 "give one number a stage" plan h200_x4 --model "${model}" --tp 2,1 --stages 3
+expect 1 "give a whole number or auto" plan h200_x4 --model "${model}" --max-in-flight many
+expect 1 "give a whole number or auto" plan h200_x4 --model "${model}" --chunk-tokens 1k
+expect 1 "only --split auto" plan h200_x4 --model "${model}" --stage-times measured.json
+expect 1 "no-such.json" plan h200_x4 --model "${model}" --split auto --stage-times no-such.json
 expect 1 "adds up to 125" plan trinity_200g --model "${model}" --split 42,42,41
 expect 1 "nothing to compare" compare trinity_200g --model "${model}"
 expect 1 "compare. sets them side by side" simulate trinity_200g --set "node_*.nic0.rate_gbps=200,400" --model "${model}"
@@ -85,6 +99,23 @@ json >second.json
 cmp -s first.json second.json || fail "two runs with one seed differ"
 grep -q '"schema": "fabricast.comparison.v1"' first.json || fail "no schema in the JSON"
 grep -q '"exposed_s"' first.json || fail "fields at 0 are left out of the JSON"
+
+# A run's stages, simulated here, even out the next plan.
+"${fabricast}" simulate h200_x4 --stages 3 --model "${model}" --workload "${short}" --format=json >busy.json ||
+  fail "simulate --format=json: exit status $?"
+expect 0 "Chosen: split [0-9,]+ by measured times" plan h200_x4 --stages 3 --model "${model}" --split auto \
+  --stage-times busy.json --workload "${short}"
+expect 1 "the measured run has 3 stages, the plan 4" plan h200_x4 --model "${model}" --split auto --stage-times busy.json
+
+# Two forecasts, event by event: a slower network shows in its hop, and nowhere else.
+for rate in 200 25; do
+  "${fabricast}" simulate trinity_200g --model "${model}" --set "node_*.nic0.rate_gbps=${rate}" \
+    --workload closed:concurrency=1,requests=2,input=100,output=20 --out "at_${rate}.json" >/dev/null ||
+    fail "simulate --out at ${rate} Gbps"
+done
+expect 0 "All 40 micro-batches hold the same in both" compare at_200.json at_25.json
+expect 0 "mean TPOT \+([0-9.]+) us: hop \+\1 us; most in hop 1 to 2" compare at_200.json at_25.json
+expect 0 "trinity_200g -> trinity_200g node_\*.nic0.rate_gbps=25, event by event" compare at_200.json at_25.json
 
 # A timeline for each of the two.
 "${fabricast}" compare trinity_200g trinity_400g --model "${model}" --workload "${short}" --no-break-even \

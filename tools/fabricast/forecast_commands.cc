@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,11 +12,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "runtime/metrics/comparison.h"
-#include "runtime/metrics/condition.h"
 #include "simulator/break_even.h"
 #include "simulator/confidence.h"
 #include "simulator/simulate.h"
 #include "tools/fabricast/commands.h"
+#include "tools/fabricast/compare_results.h"
+#include "tools/fabricast/guards.h"
 #include "tools/fabricast/inputs.h"
 #include "tools/fabricast/progress.h"
 #include "tools/fabricast/report.h"
@@ -60,22 +62,6 @@ std::string TraceFileFor(const std::string& file, std::string label) {
   return absl::StrCat(file.substr(0, dot), ".", label, file.substr(dot));
 }
 
-absl::StatusOr<std::vector<Condition>> ParseConditions(const ForecastFlags& flags, bool baseline) {
-  std::vector<Condition> conditions;
-  for (const std::string& text : flags.fail_if) {
-    absl::StatusOr<Condition> condition = ParseCondition(text);
-    if (!condition.ok()) return condition.status();
-    if (condition->NeedsBaseline() && !baseline) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--fail-if '", text,
-                       "' is against a baseline, and there is one "
-                       "topology: drop the sign or use `fabricast compare`"));
-    }
-    conditions.push_back(*std::move(condition));
-  }
-  return conditions;
-}
-
 absl::StatusOr<std::vector<Scenario>> MakeScenarios(const std::vector<std::string>& files,
                                                     const ForecastFlags& flags,
                                                     std::vector<LabelledTopology>& topologies) {
@@ -83,7 +69,7 @@ absl::StatusOr<std::vector<Scenario>> MakeScenarios(const std::vector<std::strin
   if (!model.ok()) return model.status();
   absl::StatusOr<Workload> workload = flags.workload.Load();
   if (!workload.ok()) return workload.status();
-  absl::StatusOr<PlanOptions> plan_options = flags.plan.Options();
+  absl::StatusOr<PlanOptions> plan_options = flags.plan.Options(&*workload);
   if (!plan_options.ok()) return plan_options.status();
   absl::StatusOr<std::vector<LabelledTopology>> loaded = LoadTopologies(files, flags.topology);
   if (!loaded.ok()) return loaded.status();
@@ -122,27 +108,19 @@ absl::StatusOr<std::vector<Result>> RunScenarios(const std::vector<Scenario>& sc
   return results;
 }
 
-// Evaluates the conditions on every result (relative ones not on the baseline itself), says which
-// hold.
-absl::StatusOr<int> CheckConditions(const std::vector<Condition>& conditions,
-                                    const std::vector<Result>& results) {
-  int status = 0;
-  for (size_t i = 0; i < results.size(); ++i) {
-    for (const Condition& condition : conditions) {
-      if (condition.NeedsBaseline() && i == 0) continue;
-      absl::StatusOr<ConditionOutcome> outcome = Evaluate(condition, results[i], &results[0]);
-      if (!outcome.ok()) return outcome.status();
-      if (!outcome->holds) continue;
-      std::cerr << "fabricast: " << results[i].label() << ": --fail-if '" << condition.text
-                << "' holds: " << outcome->explanation << "\n";
-      status = kExitConditionHolds;
+// What the plans' rules chose.
+void PrintChoices(const std::vector<Result>& results) {
+  for (const Result& result : results) {
+    for (const std::string& choice : result.plan().choices()) {
+      std::cout << "Chosen" << (results.size() > 1 ? absl::StrCat(" for ", result.label()) : "")
+                << ": " << choice << "\n";
     }
   }
-  return status;
 }
 
-int RunSimulate(const std::string& file, const ForecastFlags& flags) {
-  absl::StatusOr<std::vector<Condition>> conditions = ParseConditions(flags, /*baseline=*/false);
+int RunSimulate(const std::string& file, const std::string& out, const ForecastFlags& flags) {
+  absl::StatusOr<std::vector<Condition>> conditions =
+      ParseConditions(flags.fail_if, /*baseline=*/false);
   if (!conditions.ok()) return Fail(conditions.status());
   std::vector<LabelledTopology> topologies;
   absl::StatusOr<std::vector<Scenario>> scenarios = MakeScenarios({file}, flags, topologies);
@@ -151,13 +129,25 @@ int RunSimulate(const std::string& file, const ForecastFlags& flags) {
     return Fail(absl::InvalidArgumentError(
         "--set gives several topologies: `fabricast compare` sets them side by side"));
   }
+  std::optional<ResultFile> saved;
+  if (!out.empty()) {
+    absl::StatusOr<ResultFile> opened = ResultFile::Open(out);
+    if (!opened.ok()) return Fail(opened.status());
+    saved.emplace(*std::move(opened));
+    scenarios->front().keep_events = true;
+  }
   absl::StatusOr<std::vector<Result>> results = RunScenarios(*scenarios, topologies, flags);
   if (!results.ok()) return Fail(results.status());
+  if (saved.has_value()) {
+    if (absl::Status status = saved->Write(results->front()); !status.ok()) return Fail(status);
+    results->front().clear_event_log();
+  }
   if (flags.format == Format::kJson) {
     PrintJson(results->front());
   } else {
     PrintResults(*results, std::cout);
     std::cout << "\n";
+    PrintChoices(*results);
     for (const std::string& cause : Causes(results->front(), results->front())) {
       std::cout << cause << "\n";
     }
@@ -166,52 +156,8 @@ int RunSimulate(const std::string& file, const ForecastFlags& flags) {
   return status.ok() ? *status : Fail(status.status());
 }
 
-// Results that `run --out` and `simulate --format=json` wrote, set side by side.
-int CompareSaved(const std::vector<std::string>& files, const ForecastFlags& flags) {
-  absl::StatusOr<std::vector<Condition>> conditions = ParseConditions(flags, /*baseline=*/true);
-  if (!conditions.ok()) return Fail(conditions.status());
-  std::vector<Result> results;
-  for (const std::string& file : files) {
-    absl::StatusOr<Result> result = ReadResult(file);
-    if (!result.ok()) return Fail(result.status());
-    if (result->kind() == MEASURED) result->mutable_label()->append(" measured");
-    const std::string label = result->label();
-    for (int times = 2;
-         std::any_of(results.begin(), results.end(),
-                     [&](const Result& other) { return other.label() == result->label(); });
-         ++times) {
-      result->set_label(absl::StrCat(label, " (", times, ")"));
-    }
-    if (!result->partial().empty()) {
-      result->add_warnings(absl::StrCat(file, ": partial (", result->partial(), ")"));
-    }
-    results.push_back(*std::move(result));
-  }
-  for (const Result& result : results) {
-    const auto differs = [&](const std::string& field, const std::string& a, const std::string& b) {
-      if (a == b) return;
-      results[0].add_warnings(absl::StrCat("not the same ", field, ": ", results[0].label(),
-                                           " has ", a, ", ", result.label(), " has ", b));
-    };
-    const Inputs& first = results[0].inputs();
-    differs("model", first.model(), result.inputs().model());
-    differs("workload", first.workload_description(), result.inputs().workload_description());
-    differs("number of stages", absl::StrCat(results[0].stages_size()),
-            absl::StrCat(result.stages_size()));
-  }
-  const Comparison comparison = Compare(results);
-  if (flags.format == Format::kJson) {
-    PrintJson(comparison);
-  } else {
-    PrintResults(results, std::cout);
-    PrintConclusions(comparison, std::cout);
-  }
-  absl::StatusOr<int> status = CheckConditions(*conditions, results);
-  return status.ok() ? *status : Fail(status.status());
-}
-
-int RunCompare(const std::vector<std::string>& files, bool intervals, bool break_even,
-               const ForecastFlags& flags) {
+int RunCompare(const std::vector<std::string>& files, const std::string& events_file,
+               bool intervals, bool break_even, const ForecastFlags& flags) {
   const auto saved = std::count_if(files.begin(), files.end(), [](const std::string& file) {
     return absl::EndsWith(file, ".json");
   });
@@ -222,11 +168,22 @@ int RunCompare(const std::vector<std::string>& files, bool intervals, bool break
   if (saved == 1) {
     return Fail(absl::InvalidArgumentError("nothing to compare with: name a second result"));
   }
-  if (saved > 0) return CompareSaved(files, flags);
+  if (saved > 0) {
+    return CompareResults({.files = files,
+                           .fail_if = flags.fail_if,
+                           .events_file = events_file,
+                           .trace_file = flags.trace_file,
+                           .format = flags.format});
+  }
+  if (!events_file.empty()) {
+    return Fail(absl::InvalidArgumentError(
+        "--events lines up saved results: `fabricast simulate --out` each topology first"));
+  }
   if (flags.model.model.empty()) {
     return Fail(absl::InvalidArgumentError("--model is required to forecast topologies"));
   }
-  absl::StatusOr<std::vector<Condition>> conditions = ParseConditions(flags, /*baseline=*/true);
+  absl::StatusOr<std::vector<Condition>> conditions =
+      ParseConditions(flags.fail_if, /*baseline=*/true);
   if (!conditions.ok()) return Fail(conditions.status());
   std::vector<LabelledTopology> topologies;
   absl::StatusOr<std::vector<Scenario>> scenarios = MakeScenarios(files, flags, topologies);
@@ -255,6 +212,7 @@ int RunCompare(const std::vector<std::string>& files, bool intervals, bool break
     PrintJson(comparison);
   } else {
     PrintResults(*results, std::cout);
+    PrintChoices(*results);
     PrintConclusions(comparison, std::cout);
   }
   absl::StatusOr<int> status = CheckConditions(*conditions, *results);
@@ -272,7 +230,11 @@ void AddSimulateCommand(CLI::App& app, int& exit_status) {
   auto flags = std::make_shared<ForecastFlags>();
   command->add_option("topology", *file, "A cluster file or a bundled cluster's name")->required();
   flags->AddTo(*command, /*model_required=*/true);
-  command->callback([=, &exit_status] { exit_status = RunSimulate(*file, *flags); });
+  auto out = std::make_shared<std::string>();
+  command->add_option(
+      "--out", *out,
+      "Write the result with its events to this file, as JSON for `fabricast compare`");
+  command->callback([=, &exit_status] { exit_status = RunSimulate(*file, *out, *flags); });
 }
 
 void AddCompareCommand(CLI::App& app, int& exit_status) {
@@ -291,6 +253,7 @@ void AddCompareCommand(CLI::App& app, int& exit_status) {
       "  fabricast compare simulated.json measured.json");
   auto files = std::make_shared<std::vector<std::string>>();
   auto flags = std::make_shared<ForecastFlags>();
+  auto events_file = std::make_shared<std::string>();
   auto intervals = std::make_shared<bool>(true);
   auto break_even = std::make_shared<bool>(true);
   command
@@ -299,14 +262,17 @@ void AddCompareCommand(CLI::App& app, int& exit_status) {
                    "baseline")
       ->required();
   flags->AddTo(*command, /*model_required=*/false);
+  command->add_option("--events", *events_file,
+                      "Of two saved results: write all events, lined up, to this file as CSV");
   command->add_flag(
       "--break-even,!--no-break-even", *break_even,
       "Search the network rate below which the fabric costs 1 % and 5 %; on by default");
   command->add_flag(
       "--intervals,!--no-intervals", *intervals,
       "Repeat with the constants at the ends of what is known about them; on by default");
-  command->callback(
-      [=, &exit_status] { exit_status = RunCompare(*files, *intervals, *break_even, *flags); });
+  command->callback([=, &exit_status] {
+    exit_status = RunCompare(*files, *events_file, *intervals, *break_even, *flags);
+  });
 }
 
 }  // namespace fabricast

@@ -1,9 +1,11 @@
 #include "tools/fabricast/inputs.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <iostream>
 #include <map>
+#include <memory>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -15,6 +17,15 @@
 #include "tools/fabricast/result_file.h"
 
 namespace fabricast {
+
+namespace {
+
+absl::Status NeitherNumberNorAuto(absl::string_view flag, absl::string_view text) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, " '", text, "': give a whole number or auto"));
+}
+
+}  // namespace
 
 void TopologyFlags::AddTo(CLI::App& command) {
   command
@@ -84,20 +95,31 @@ void ModelFlags::AddTo(CLI::App& command, bool required) {
 
 void PlanFlags::AddTo(CLI::App& command) {
   command
-      .add_option("--split", split,
-                  "Layers a stage: even, balanced (by decode time), balanced-prefill, or 43,42,41")
+      .add_option(
+          "--split", split,
+          "Layers a stage: even, balanced (by decode time), balanced-prefill, auto (by what "
+          "the workload brings), or 43,42,41")
       ->capture_default_str();
+  command.add_option("--stage-times", stage_times,
+                     "A run's saved result, whose stages' busy times --split auto goes by");
   command.add_option("--stages", options.stages, "Pipeline stages; default: as many as GPUs allow");
   command
-      .add_option("--tp,--tensor-parallel", options.tensor_parallel,
-                  "GPUs that share each layer, within a host")
+      .add_option("--tp,--tensor-parallel", tensor_parallel,
+                  "GPUs that share each layer, within a host; 2,1: of each stage")
       ->capture_default_str();
-  command.add_option("--max-in-flight", options.max_in_flight,
-                     "Micro-batches in the pipeline; default: one a stage");
+  command
+      .add_option(
+          "--max-in-flight", in_flight,
+          "Micro-batches in the pipeline, or auto: by the rule of runtime/plan/pipelining.h; "
+          "default: one a stage")
+      ->option_text("N|auto");
   command.add_option("--max-batch-tokens", options.max_batch_tokens, "Tokens of a micro-batch")
       ->capture_default_str();
-  command.add_option("--chunk-tokens", options.max_chunk_tokens, "Prefill tokens of a micro-batch")
-      ->capture_default_str();
+  command
+      .add_option("--chunk-tokens", chunk_tokens,
+                  "Prefill tokens of a micro-batch, or auto: by the rule of "
+                  "runtime/plan/pipelining.h")
+      ->option_text("N|auto [512]");
   command.add_option("--max-running", options.max_running, "Requests admitted at a time")
       ->capture_default_str();
   command.add_option("--kv-block-tokens", options.kv_block_tokens, "Tokens of a KV-cache block")
@@ -110,10 +132,51 @@ void PlanFlags::AddTo(CLI::App& command) {
       ->capture_default_str();
 }
 
-absl::StatusOr<PlanOptions> PlanFlags::Options() const {
+absl::StatusOr<PlanOptions> PlanFlags::Options(const Workload* workload) const {
   PlanOptions result = options;
   if (absl::Status status = ParseSplit(split, result); !status.ok()) return status;
+  if (absl::Status status = ParseTensorParallel(tensor_parallel, result); !status.ok()) {
+    return status;
+  }
+  result.auto_in_flight = in_flight == "auto";
+  result.auto_chunk = chunk_tokens == "auto";
+  if (!in_flight.empty() && !result.auto_in_flight &&
+      !absl::SimpleAtoi(in_flight, &result.max_in_flight)) {
+    return NeitherNumberNorAuto("--max-in-flight", in_flight);
+  }
+  if (!result.auto_chunk && !absl::SimpleAtoi(chunk_tokens, &result.max_chunk_tokens)) {
+    return NeitherNumberNorAuto("--chunk-tokens", chunk_tokens);
+  }
+  if (workload != nullptr) result.load = LoadOf(*workload);
+  if (!stage_times.empty()) {
+    if (result.split != Split::kAuto) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--stage-times ", stage_times, ": only --split auto goes by it"));
+    }
+    absl::StatusOr<Result> measured = ReadResult(stage_times);
+    if (!measured.ok()) return measured.status();
+    result.measured = std::make_shared<const Result>(*std::move(measured));
+  }
   return result;
+}
+
+ExpectedLoad LoadOf(const Workload& workload) {
+  ExpectedLoad load;
+  double prompt = 0;
+  double output = 0;
+  for (const Request& request : workload.requests) {
+    prompt += static_cast<double>(request.prompt_tokens);
+    output += static_cast<double>(request.output_tokens);
+  }
+  const double requests = static_cast<double>(workload.requests.size());
+  load.prompt = static_cast<int64_t>(std::round(prompt / requests));
+  load.output = static_cast<int64_t>(std::round(output / requests));
+  load.context = load.prompt + load.output / 2;
+  if (workload.concurrency > 0) {
+    load.requests =
+        std::min<int64_t>(workload.concurrency, static_cast<int64_t>(workload.requests.size()));
+  }
+  return load;
 }
 
 CLI::Option* WorkloadFlags::AddTo(CLI::App& command) {

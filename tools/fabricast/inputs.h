@@ -45,10 +45,19 @@ struct ModelFlags {
 struct PlanFlags {
   PlanOptions options;
   std::string split = "even";
+  std::string tensor_parallel = "1";
+  std::string in_flight;             // a number, "auto" or empty: one a stage
+  std::string chunk_tokens = "512";  // a number or "auto"
+  std::string stage_times;           // a saved result; empty: none
 
   void AddTo(CLI::App& command);
-  absl::StatusOr<PlanOptions> Options() const;
+  // What is left to `auto` is chosen for `workload`, if there is one.
+  absl::StatusOr<PlanOptions> Options(const Workload* workload = nullptr) const;
 };
+
+// Mean lengths of a workload's requests, and how many of them a closed loop keeps at a time; of
+// open loops, whose requests at a time follow from the pipeline, as many as ExpectedLoad() says.
+ExpectedLoad LoadOf(const Workload& workload);
 
 struct WorkloadFlags {
   std::string workload = "chat-closed-8";

@@ -1,9 +1,11 @@
 #include <algorithm>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "tools/fabricast/report.h"
 #include "tools/fabricast/table.h"
 
@@ -24,12 +26,17 @@ struct Pace {
   double mean_s = 0;
 };
 
+using StageSeconds = std::function<double(const StageCost& stage)>;
+
+StageSeconds SecondsOf(const BatchShape& batch) {
+  return [batch](const StageCost& stage) { return TotalSeconds(stage.Explain(batch)); };
+}
+
 Pace PaceOf(const Topology& topology, const Model& model, const Plan& plan,
-            const BatchShape& batch) {
+            const StageSeconds& seconds_of) {
   Pace pace;
   for (size_t s = 0; s < plan.stages.size(); ++s) {
-    const double seconds =
-        TotalSeconds(MakeStageCost(topology, model, plan, static_cast<int>(s)).Explain(batch));
+    const double seconds = seconds_of(MakeStageCost(topology, model, plan, static_cast<int>(s)));
     pace.mean_s += seconds / static_cast<double>(plan.stages.size());
     if (seconds <= pace.slowest_s) continue;
     pace.slowest_s = seconds;
@@ -58,8 +65,14 @@ void PrintPlan(const Topology& topology, const Model& model, const Plan& plan, s
       << absl::StrFormat("%.2f", model.parameters() / 1e9) << " billion parameters, "
       << absl::StrFormat("%.1f", model.weight_bytes() / 1e9) << " GB) on " << topology.name()
       << ": layers " << LayersText(plan, "/");
-  if (plan.tensor_parallel > 1) out << ", tensor parallel over " << plan.tensor_parallel;
+  if (plan.tensor_parallel()) {
+    out << ", tensor parallel over "
+        << absl::StrJoin(plan.stages, "/", [](std::string* text, const Stage& stage) {
+             absl::StrAppend(text, stage.gpus.size());
+           });
+  }
   out << "\n";
+  for (const std::string& choice : plan.choices) out << "Chosen: " << choice << "\n";
 
   Table memory;
   memory.Section("Memory a GPU, GB");
@@ -77,13 +90,15 @@ void PrintPlan(const Topology& topology, const Model& model, const Plan& plan, s
   memory.Print(out);
   double weights = 0;
   double capacity = 0;
+  double gpus = 0;
   for (const Stage& stage : plan.stages) {
-    weights += static_cast<double>(stage.memory.weights);
-    capacity += static_cast<double>(stage.memory.capacity);
+    const double count = static_cast<double>(stage.gpus.size());
+    weights += count * static_cast<double>(stage.memory.weights);
+    capacity += count * static_cast<double>(stage.memory.capacity);
+    gpus += count;
   }
-  const double stages = static_cast<double>(plan.stages.size());
   out << absl::StrFormat("Weights take %.1f GB a GPU on average and leave %.1f.\n",
-                         weights / stages / 1e9, (capacity - weights) / stages / 1e9);
+                         weights / gpus / 1e9, (capacity - weights) / gpus / 1e9);
 
   out << "\nKV cache: " << plan.scheduler.kv_blocks << " blocks of "
       << plan.scheduler.kv_block_tokens << " tokens = " << plan.kv_tokens()
@@ -128,21 +143,28 @@ void PrintBalance(const Topology& topology, const Model& model, const PlanOption
   struct Goal {
     absl::string_view name;
     Split split;
-    BatchShape batch;
+    StageSeconds seconds;
   };
-  const Goal goals[] = {
-      {"decode", Split::kBalancedDecode, BatchShape::Decode(8, 2048)},
-      {"prefill", Split::kBalancedPrefill,
-       BatchShape::Prefill(plan.scheduler.max_chunk_tokens, 2048, true)},
+  const int64_t chunk = plan.scheduler.max_chunk_tokens;
+  std::vector<Goal> goals = {
+      {"decode", Split::kBalancedDecode, SecondsOf(BatchShape::Decode(8, 2048))},
+      {"prefill", Split::kBalancedPrefill, SecondsOf(BatchShape::Prefill(chunk, 2048, true))},
   };
+  if (options.load.prompt > 0) {
+    goals.push_back({"request", Split::kAuto, [&](const StageCost& stage) {
+                       return RequestSeconds(stage, options.load,
+                                             static_cast<int>(plan.stages.size()), chunk);
+                     }});
+  }
   out << "\nBalance: a pipeline advances at its slowest stage\n";
   for (const Goal& goal : goals) {
-    const Pace now = PaceOf(topology, model, plan, goal.batch);
+    const Pace now = PaceOf(topology, model, plan, goal.seconds);
     PlanOptions balanced_options = options;
     balanced_options.split = goal.split;
+    balanced_options.measured = nullptr;
     const absl::StatusOr<Plan> balanced = MakePlan(topology, model, balanced_options);
     if (!balanced.ok()) continue;
-    const Pace then = PaceOf(topology, model, *balanced, goal.batch);
+    const Pace then = PaceOf(topology, model, *balanced, goal.seconds);
     out << absl::StrFormat("  %-8s %s sets the pace: %s, %.1f %% above the mean of the stages",
                            goal.name, StageName(plan.stages[now.slowest], topology),
                            FormatSeconds(now.slowest_s), 100 * (now.slowest_s / now.mean_s - 1));

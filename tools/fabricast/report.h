@@ -21,8 +21,8 @@ void PrintConclusions(const Comparison& comparison, std::ostream& out);
 // Memory, what the headroom buys, and time of each stage.
 void PrintPlan(const Topology& topology, const Model& model, const Plan& plan, std::ostream& out);
 
-// What uneven stages cost in decode and in prefill, and the splits that even it out. `options` made
-// `plan`.
+// What uneven stages cost in decode, in prefill and for a request of the workload, if there is one,
+// and the splits that even it out, by the roofline. `options` made `plan`.
 void PrintBalance(const Topology& topology, const Model& model, const PlanOptions& options,
                   const Plan& plan, std::ostream& out);
 

@@ -53,7 +53,7 @@ done
 # A measured run has the schema of a forecast.
 expect 0 "Measured on .* hardware threads" run --model "${model}" --workload "${short}" --out measured.json \
   --trace trace.json
-"${fabricast}" simulate local_cpu --model "${model}" --workload "${short}" --format=json >simulated.json ||
+"${fabricast}" simulate local_cpu --model "${model}" --workload "${short}" --out simulated.json >/dev/null ||
   fail "simulate local_cpu"
 fields() { grep -oE '^ "[a-z_0-9]+"' "$1" | sort; }
 [[ "$(fields simulated.json)" == "$(fields measured.json)" ]] || fail "measured and simulated differ in fields"
@@ -65,10 +65,60 @@ expect 0 "Answer: the forecast, local_cpu, of what local_cpu measured is mean TP
 expect 0 "local_cpu measured \(2\) instead of local_cpu measured changes mean TPOT by .0.0000 %" compare measured.json \
   measured.json
 expect 3 "holds" compare simulated.json measured.json --fail-if "ttft.p99 > 0ms"
+
+# Forecast and run, event by event.
+expect 0 "(All|The first) [0-9]+ micro-batches hold the same in both" compare simulated.json measured.json
+expect 0 "stage 2 prefill +[0-9.]+ [mu]?s +[0-9.]+ [mu]?s +[-+][0-9.]+ %" compare simulated.json measured.json
+expect 0 "What mean TTFT of 4 requests is made of" compare simulated.json measured.json
+expect 0 "mean TPOT [-+][0-9.]+ [mu]s: [a-z ]+ [-+][0-9.]+ [mu]s, .*; most in (stage|hop|head)" compare simulated.json measured.json
+expect 0 "All [0-9]+ micro-batches hold the same" compare measured.json measured.json
+"${fabricast}" compare simulated.json measured.json --format json --events events.csv --trace both.json >events.json ||
+  fail "compare --events --trace"
+python3 - <<'PYTHON' || fail "the events of forecast and run"
+import csv, json, math
+with open("events.json") as file:
+    comparison = json.load(file)
+events = comparison["events"][0]
+assert not events["not_lined_up"], events["not_lined_up"]
+for attribution, metric in zip(events["attributions"], ("tpot", "ttft")):
+    assert attribution["metric"] == metric + ".mean"
+    for which, result in zip(("first_s", "second_s"), comparison["results"]):
+        # Times are kept in nanoseconds.
+        assert math.isclose(attribution[which], result[metric]["mean"], abs_tol=2e-9), (metric, which)
+        assert math.isclose(attribution[which], sum(p[which] for p in attribution["parts"]), abs_tol=1e-9)
+assert not any(result["event_log"] for result in comparison["results"])
+with open("events.csv") as file:
+    rows = list(csv.DictReader(file))
+# 4 requests of 20 tokens in and 8 out, the last of which is never computed: each token once in both runs.
+tokens = 0
+for row in rows:
+    if row["event"] != "step":
+        continue
+    for shared in row["tokens"].split():
+        first, _, last = shared.split(":")[1].partition("-")
+        tokens += int(last or first) - int(first) + 1
+assert tokens == 4 * (20 + 7), tokens
+assert {row["stage"] for row in rows if row["event"] == "compute"} == {"0", "1", "2"}
+with open("both.json") as file:
+    tracks = [e["args"]["name"] for e in json.load(file)["traceEvents"] if e["name"] == "thread_name"]
+assert tracks[:2] == ["stage 0: local_cpu", "stage 0: local_cpu measured"], tracks
+PYTHON
+"${fabricast}" simulate local_cpu --model "${model}" --workload "${short}" --format=json >no_events.json
+expect 0 "Not lined up: local_cpu has no events: write it with .fabricast simulate --out" compare no_events.json measured.json
+expect 1 "local_cpu has no events: write it with" compare no_events.json measured.json --events x.csv
+expect 1 "name two" compare simulated.json measured.json measured.json --trace x.json
+expect 1 "nowhere/events.csv" compare simulated.json measured.json --events nowhere/events.csv
+expect 1 "nowhere/both.json" compare simulated.json measured.json --trace nowhere/both.json
+expect 1 "simulate --out. each topology first" compare local_cpu trinity_200g --model "${model}" --events x.csv
+expect 1 "nowhere/x.json: No such file" simulate local_cpu --model "${model}" --out nowhere/x.json
+sed 's/"event_log": "H4sI/"event_log": "AAAA/' measured.json >broken.json
+expect 0 "Not lined up: local_cpu measured: the events are broken: they are not a gzipped" compare simulated.json broken.json
 "${fabricast}" simulate trinity_200g --model llama-3.1-8b-instruct --workload "${short}" --format=json --stages 2 \
   >elsewhere.json || fail "simulate trinity_200g"
 expect 0 "not the same model: local_cpu measured has prose_16m, trinity_200g has llama" compare measured.json elsewhere.json
 expect 0 "not the same number of stages: local_cpu measured has 3, trinity_200g has 2" compare measured.json elsewhere.json
+expect 0 "Not lined up: not the same model" compare measured.json elsewhere.json
+expect 1 "not the same model" compare measured.json elsewhere.json --events x.csv
 expect 1 "do not mix" compare simulated.json local_cpu
 expect 1 "a second" compare measured.json
 expect 1 "missing.json: No such file" compare measured.json missing.json
@@ -154,7 +204,7 @@ cmp -s measured.json kept.json || fail "a result that could not be written harme
 [[ ! -e kept.json.partial ]] || fail "kept.json.partial was left behind"
 
 # Ctrl-C: what has finished is reported, and the file says that it is partial.
-"${fabricast}" run --model "${model}" --workload poisson:rate=4,requests=100000,input=4,output=2 --out partial.json \
+"${fabricast}" run --model "${model}" --workload poisson:rate=4,requests=400,input=4,output=2 --out partial.json \
   >partial.txt 2>partial.err &
 pid=$!
 sleep 3
@@ -165,6 +215,10 @@ status=$?
 grep -qE "requests finished +[1-9][0-9]* of" partial.txt || fail "interrupted: no summary: $(cat partial.txt)"
 grep -q '"partial": "interrupted"' partial.json || fail "partial.json does not say so"
 expect 0 "partial.json: partial \(interrupted\)" compare partial.json measured.json
+"${fabricast}" simulate local_cpu --model "${model}" --workload poisson:rate=4,requests=400,input=4,output=2 \
+  --out whole.json >/dev/null || fail "simulate the interrupted run"
+expect 0 "[0-9]+ of local_cpu share no token with the other run" compare whole.json partial.json
+expect 0 "What mean TTFT of [1-9][0-9]? requests is made of" compare whole.json partial.json
 "${fabricast}" run --model "${model}" --prompt Once --max-output-tokens 1000 --ignore-eos --threads 1 \
   --out prompt.json >prompt.out 2>prompt.err &
 pid=$!
