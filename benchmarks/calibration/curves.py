@@ -83,15 +83,3 @@ def fit(x, roofline_us, time_us, knots, overhead_us=None, most_overhead_us=20.0)
     return Curve(
         float(solution[-1]) if free_overhead else float(overhead_us), knots, solution[: len(knots)]
     )
-
-
-def leave_one_out(curve, x, roofline_us, time_us):
-    """Residuals at the inner points of a curve through its own points, each predicted by its neighbours."""
-    x, roofline_us, time_us = (numpy.asarray(a, dtype=float) for a in (x, roofline_us, time_us))
-    predicted, measured = [], []
-    for i in range(1, len(x) - 1):
-        others = numpy.arange(len(x)) != i
-        reduced = Curve(curve.overhead_us, x[others], curve.at(x[others]))
-        predicted.append(reduced.time_us(x[i], roofline_us[i]))
-        measured.append(time_us[i])
-    return Residuals.of(predicted, measured)

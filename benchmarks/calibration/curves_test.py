@@ -9,6 +9,7 @@ import numpy
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 import curves  # noqa: E402
+import gemm  # noqa: E402
 import nccl  # noqa: E402
 import textproto  # noqa: E402
 
@@ -62,6 +63,28 @@ class CollectiveFitTest(unittest.TestCase):
         self.assertAlmostEqual(found.base_us, 4, places=1)
         numpy.testing.assert_allclose(found.step_us, [2, 2], rtol=2e-2)
         self.assertAlmostEqual(found.fraction, 0.5, places=3)
+
+
+class MmaLawTest(unittest.TestCase):
+    def test_finds_the_law_that_made_the_times(self):
+        # 4 TB/s, 500 TFLOP/s, p 2; under load a tenth longer.
+        timings = []
+        for tokens in gemm.MMA_TILES:
+            for inputs, outputs in ((16384, 106496), (53248, 16384)):
+                read = inputs * outputs * 8576 / 128**2 / 4e6
+                time = (read**2 + (2 * tokens * inputs * outputs / 500e6) ** 2) ** 0.5
+                timings.append(
+                    dict(tokens=tokens, inputs=inputs, outputs=outputs, graph_us=time, sustained_us=1.1 * time)
+                )
+        law = gemm.MmaLaw(timings)
+        # 8 tokens take (16 / 500e6) / (0.5234 / 4e6) = 0.245 of the reads' time: sqrt(1 + 0.245^2) = 1.029 of it together.
+        self.assertAlmostEqual(law.rate / 4e6, 1 / 1.029, places=2)
+        self.assertAlmostEqual(law.peak / 500e6, 1, delta=0.05)
+        self.assertAlmostEqual(law.exponent, 2, delta=0.3)
+        self.assertAlmostEqual(law.sustained[64], 1.1)
+
+    def test_a_tile_holds_8_16_32_or_64_tokens(self):
+        self.assertEqual([gemm.tile(tokens) for tokens in (1, 8, 9, 16, 17, 33, 64)], [8, 8, 16, 16, 32, 64, 64])
 
 
 class TextprotoTest(unittest.TestCase):

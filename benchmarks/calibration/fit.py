@@ -20,6 +20,7 @@ except ImportError as error:
 import attention
 import elementwise
 import gemm
+import h200
 import nccl
 import serving_log
 import textproto
@@ -32,24 +33,80 @@ RTX, H200 = "rtx_pro_6000_server", "h200_sxm"  # the calibrations' names
 RTX_SPEC, H200_SPEC = "rtx_pro_6000_blackwell_server", "h200_sxm"
 
 
+def fit_h200(specs):
+    """(lines of the calibration, what the RTX PRO 6000's INT4 is scaled from, rows)."""
+    peaks = Peaks.read(specs, H200_SPEC)
+    measured = h200.Measured(WORKSPACE / h200.RESULTS)
+    int4, int4_message, rows = h200.fit_int4(measured, peaks)
+    bf16, bf16_message, part = h200.fit_bf16(measured, peaks)
+    rows += part
+    decode, decode_message, part = h200.fit_decode(measured, peaks)
+    rows += part
+    prefill, prefill_message, part = h200.fit_prefill(measured, peaks)
+    rows += part
+    fitted = h200.Kernels(peaks, int4, bf16, decode, prefill)
+    efficiency, overhead_us, part = h200.fit_elementwise(measured, fitted)
+    rows += part
+    sampling_us, part = h200.fit_sampling(measured)
+    rows += part
+    step_us, part = h200.step_overhead(WORKSPACE, fitted, (efficiency, overhead_us), sampling_us)
+    rows += part
+    lines = textproto.body(
+        [
+            ("name", H200),
+            ("gpu", H200_SPEC),
+            bf16_message,
+            gemm.derive_fp8(bf16, peaks, h200.RESULTS),
+            int4_message,
+            decode_message,
+            prefill_message,
+            ("elementwise_efficiency", efficiency),
+            ("elementwise_overhead_us", overhead_us),
+            ("step_overhead_us", step_us),
+            ("sampling_us", sampling_us),
+            (
+                "provenance",
+                provenance(
+                    measured.source(),
+                    h200.RESULTS + " and " + h200.STAGE_RUN,
+                    True,
+                    "elementwise: what whole layers of Llama 3.1 405B take under load beyond their products and attention, by "
+                    "the bytes that the forecast counts; sampling: by temperature, median of 1 to 256 rows; step_overhead_us: "
+                    "a decode step of this project's engine, 42 layers of the 405B and one request, less its kernels.",
+                ),
+            ),
+        ]
+    )
+    law = gemm.MmaLaw(h200.full_tiles(measured))
+    rows += [
+        law.row,
+        gemm.dequantising_on_h200(
+            [
+                t
+                for t in measured.of(kernel="int4_many_tokens")
+                if t["model"] != "llama-3.1-8b"
+            ],
+            bf16,
+            peaks,
+        ),
+    ]
+    return lines, (law, bf16, peaks), rows
+
+
 def kernels(data, specs):
     """Name -> lines of the two kernel calibrations; the table; lines of the sanity check."""
-    rtx, h200 = Peaks.read(specs, RTX_SPEC), Peaks.read(specs, H200_SPEC)
+    rtx = Peaks.read(specs, RTX_SPEC)
     rows = []
 
     bf16, bf16_message, part = gemm.fit_rtx_bf16(data, rtx)
     rows += part
-    h200_bf16, h200_bf16_message, part = gemm.fit_h200_bf16(data, h200)
+    h200_lines, (law, h200_bf16, h200_peaks), part = fit_h200(specs)
     rows += part
-    marlin, h200_int4_message, part = gemm.fit_h200_int4(data, h200)
-    rows += part
-    derived = gemm.Rtx4Bit(marlin, bf16, rtx, h200_bf16, h200)
+    derived = gemm.Rtx4Bit(law, gemm.marlin_rate(data), bf16, rtx, h200_bf16, h200_peaks)
     int4 = derived.curve()
     decode, decode_message, part = attention.fit_rtx_decode(data, rtx)
     rows += part
     _, prefill_message, part = attention.fit_rtx_prefill(data, rtx)
-    rows += part
-    h200_attention, part = attention.fit_h200(data, h200)
     rows += part
     efficiency, overhead_us, sampling_us, part = elementwise.fit_rtx(data, rtx)
     rows += part
@@ -95,29 +152,6 @@ def kernels(data, specs):
             )
         ]
     )
-    h200_lines = textproto.body(
-        [
-            ("name", H200),
-            ("gpu", H200_SPEC),
-            h200_bf16_message,
-            gemm.derive_fp8(h200_bf16, h200, "h200/torch_int4pack_and_bf16_k16384_n53248.csv"),
-            h200_int4_message,
-        ]
-        + h200_attention
-        + small
-        + [
-            (
-                "provenance",
-                provenance(
-                    "RTX PRO 6000 Blackwell Server Edition, vLLM 0.19: taken over, unmeasured on the H200",
-                    "casys-kaist/LLMServingSim: " + elementwise.PROFILE + " and " + LOG,
-                    False,
-                    step_note,
-                ),
-            )
-        ]
-    )
-
     sanity = []
     for tokens in (1, 8, 32, 64, 512, 2048):
         stage_ms = 42 * gemm.layer_us(int4, "int4", tokens, rtx) / 1e3

@@ -39,24 +39,14 @@ LAYERS_8B = {
 LARGE = 4096  # smallest k and n of the shapes used
 HOLD_OUT = 5  # every 5th shape is held out
 
-# Sustained time / time of a lone launch, by tokens: the four projections of a 405B layer together on an H200 at its
-# power limit (a quarter second of continuous load). Prototype kernel of this project; the ratio is what is used.
-#   tokens 16: (254 + 126 + 47.0 + 40.6) / (220.9 + 114.8 + 44.1 + 38.1)
-#   tokens 32: (345 + 176 + 64.9 + 56.9) / (302 + 159.9 + 60.6 + 53.4)
-#   tokens 64: (556 + 276 + 101.9 + 88.1) / (494 + 253.6 + 98.8 + 85.5)
-SUSTAINED_RATIO = {16: 467.6 / 417.9, 32: 642.8 / 575.9, 64: 1022.0 / 931.9}
-
-# What mma.sync, the instruction that Marlin uses, could reach on the H200 at the clock it held (1.80 GHz), TFLOP/s.
+# What mma.sync, the instruction that int4_gemm_mma uses, could reach on the H200 at 1.80 GHz, TFLOP/s.
 H200_MMA_SYNC_TFLOPS = 647.0
-H200_MULTIPROCESSORS = 132
-RTX_MULTIPROCESSORS = 188
 
-
-def sustained_ratio(tokens):
-    """Power does not bind up to 8 tokens; launches of 1,024 tokens and more last long enough to be throttled already."""
-    if tokens < 16 or tokens >= 1024:
-        return 1.0
-    return SUSTAINED_RATIO[min(2 ** int(numpy.log2(tokens)), 64)]
+# Most tokens of int4_gemm_mma; beyond, weights are dequantised for cuBLASLt where there is no wgmma
+# (kernels/int4/int4_choice.h). Its tiles hold 8, 16, 32 and 64 tokens, and take as long whether they are full or not.
+MMA_TILES = (8, 16, 32, 64)
+# Of 128 x 128 weights, as this project packs them and as AWQ does.
+BLOCK_BYTES, AWQ_BLOCK_BYTES = 8576, 8512
 
 
 def gemm_message(weight_format, curve, source):
@@ -168,156 +158,106 @@ def derive_fp8(bf16, gpu, data):
     return gemm_message("fp8", derived, source)
 
 
-def fit_h200_bf16(data, peaks):
-    columns = read_columns(data / "h200/torch_int4pack_and_bf16_k16384_n53248.csv")
-    m, time_us = columns["m"], columns["bf16_ms"] * 1e3
-    roofline = peaks.gemm_us("bf16", m, 16384, 53248)
-    # One shape cannot tell overhead from efficiency: an empty kernel takes 2.9 us there.
-    curve = curves.fit(m, roofline, time_us, m, overhead_us=2.9)
-    residuals = curves.leave_one_out(curve, m, roofline, time_us)
-    rows = [
-        Row(
-            "h200 gemm bf16",
-            len(m),
-            curves.Residuals.of(curve.time_us(m, roofline), time_us),
-            residuals,
-            "one shape; held out: each size, from its neighbours",
-        )
-    ]
-    source = provenance(
-        "NVIDIA H200 (SXM), PyTorch 2.11, cuBLAS",
-        "h200/torch_int4pack_and_bf16_k16384_n53248.csv",
-        False,
-        "One shape, k 16384 and n 53248, median of short runs. Residuals: each size predicted from its "
-        "neighbours.",
-        residuals,
-    )
-    return curve, gemm_message("bf16", curve, source), rows
-
-
-def marlin_h200(data):
-    columns = read_columns(data / "h200/marlin_int4_group128.csv")
-    return columns["projection"], columns["k"], columns["n"], columns["m"], columns["time_ms"] * 1e3
-
-
 def in_series(a, b, exponent):
     """Time of two phases that overlap, not fully: between max(a, b) and a + b."""
     return (a**exponent + b**exponent) ** (1 / exponent)
 
 
-class MarlinOnH200:
-    """time^p = (bytes / rate)^p + (operations / peak)^p, for the gate_up projection.
+def tile(tokens):
+    """The tokens that int4_gemm_mma computes for so many."""
+    return next(size for size in MMA_TILES if tokens <= size)
 
-    Rate from one token, peak from 128 and 256 tokens, p fitted between 16 and 128.
+
+class MmaLaw:
+    """int4_gemm_mma on the H200: time^p = (bytes / rate)^p + (operations of whole tiles / peak)^p, in a graph.
+
+    `timings`: of large products at full tiles, as benchmarks/results has them. The rate is that of 8 tokens: left free, it
+    would come out above the memory's peak. At its power limit the GPU takes sustained[tokens of a tile] times as long.
     """
 
-    def __init__(self, data):
-        projection, k, n, m, time_us = marlin_h200(data)
-        size, operations = k * n * WEIGHT_BITS["int4"] / 8, 2 * m * k * n
-        gate_up = projection == "gate_up"
-        self.rate = float((size / time_us)[gate_up & (m == 1)][0])  # bytes / us
-        self.peak = float(numpy.median((operations / time_us)[gate_up & (m >= 128) & (m <= 256)]))
-        bend = gate_up & (m >= 16) & (m <= 128)
-        reads, computes = size[bend] / self.rate, operations[bend] / self.peak
+    def __init__(self, timings):
+        tokens, inputs, outputs, graph_us, load_us = (
+            numpy.array([t[field] for t in timings], dtype=float)
+            for field in ("tokens", "inputs", "outputs", "graph_us", "sustained_us")
+        )
+        size = inputs * outputs * WEIGHT_BITS["int4"] / 8 * BLOCK_BYTES / AWQ_BLOCK_BYTES
+        operations = 2 * tokens * inputs * outputs
+        few = tokens == MMA_TILES[0]
+        self.rate = float(numpy.median((size / graph_us)[few]))  # bytes / us
 
-        def error(exponent):
-            return numpy.log(in_series(reads, computes, exponent) / time_us[bend])
+        def predict(parameters):
+            peak, exponent = parameters
+            return in_series(size / self.rate, operations / (peak * 1e6), exponent)
 
-        self.exponent = float(optimize.least_squares(error, 2.0, bounds=(1, 10)).x[0])
-        predicted = in_series(reads, computes, self.exponent)
+        solution = optimize.least_squares(
+            lambda parameters: numpy.log(predict(parameters) / graph_us),
+            [500.0, 2.0],
+            bounds=([100, 1], [1000, 10]),
+            x_scale="jac",
+        ).x
+        self.peak, self.exponent = float(solution[0] * 1e6), float(solution[1])  # operations / us
+        self.sustained = {
+            size: float(load_us[tokens == size].sum() / graph_us[tokens == size].sum())
+            for size in MMA_TILES
+        }
         self.row = Row(
-            "  law of reads and operations",
-            int(bend.sum()),
-            curves.Residuals.of(predicted, time_us[bend]),
+            "int4_gemm_mma's law on the H200",
+            len(timings),
+            curves.Residuals.of(predict(solution), graph_us),
             None,
-            f"gate_up, 16 to 128 tokens, p {self.exponent:.2f}",
-        )
-
-    def efficiency(self, tokens, peaks):
-        k, n = 16384, 106496
-        read = k * n * WEIGHT_BITS["int4"] / 8 / self.rate
-        return float(peaks.gemm_us("int4", tokens, k, n)) / (
-            in_series(read, 2 * tokens * k * n / self.peak, self.exponent) * sustained_ratio(tokens)
+            f"{self.rate / 1e6:.2f} TB/s, {self.peak / 1e6:.0f} TFLOP/s, p {self.exponent:.2f}; load / graph "
+            + ", ".join(f"{ratio:.2f}" for ratio in self.sustained.values()),
         )
 
 
-def fit_h200_int4(data, peaks):
-    projection, k, n, m, lone_us = marlin_h200(data)
-    time_us = lone_us * numpy.array([sustained_ratio(tokens) for tokens in m])
-    roofline = peaks.gemm_us("int4", m, k, n)
-    out = projection == "down"
-    sizes = sorted(set(m))
-    held = curves.fit(m[~out], roofline[~out], time_us[~out], sizes, overhead_us=2.9)
-    fitted = curves.fit(m, roofline, time_us, sizes, overhead_us=2.9)
-    residuals = curves.Residuals.of(held.time_us(m[out], roofline[out]), time_us[out])
-    # Efficiency against max(reads, operations) dips where the two are equal, between 32 and 64 tokens: from the law.
-    marlin = MarlinOnH200(data)
-    dip = round(ridge("int4", peaks))
-    at = int(numpy.searchsorted(fitted.x, dip))
-    curve = curves.Curve(
-        fitted.overhead_us,
-        numpy.insert(fitted.x, at, dip),
-        numpy.insert(fitted.efficiency, at, marlin.efficiency(dip, peaks)),
+def dequantise_us(bf16, peaks, tokens, k, n):
+    """INT4 weights read and written as BF16, at the rate at which BF16 products read, then the BF16 product."""
+    copied = k * n * (WEIGHT_BITS["int4"] + WEIGHT_BITS["bf16"]) / 8
+    product = peaks.gemm_us("bf16", tokens, k, n) / bf16.at(tokens)
+    return copied / (peaks.bytes_per_us * float(bf16.at(1))) + product
+
+
+def dequantising_on_h200(timings, bf16, peaks):
+    """The row that says how far dequantise_us is from this project's int4_many_tokens, measured on the H200."""
+    tokens, inputs, outputs, time_us = (
+        numpy.array([t[field] for t in timings], dtype=float)
+        for field in ("tokens", "inputs", "outputs", "sustained_us")
     )
-    rows = [
-        Row(
-            "h200 gemm int4",
-            len(m),
-            curves.Residuals.of(curve.time_us(m, roofline), time_us),
-            residuals,
-            "held out: the down projection",
-        ),
-        marlin.row,
-    ]
-    source = provenance(
-        "NVIDIA H200 (SXM), IST-DASLab Marlin, group 128, the four projections of Llama 3.1 405B",
-        "h200/marlin_int4_group128.csv",
-        True,
-        "Lone launches from 16 to 512 tokens multiplied by sustained / lone time of an INT4 kernel on that GPU (1.12 at "
-        f"16, 1.12 at 32, 1.10 from 64 tokens on); 1,024 and 2,048 tokens last long enough to be throttled as measured. "
-        f"The point at {dip} tokens, where reads and operations take equal time, is interpolated by their law. A kernel "
-        "that keeps more bytes in flight was shown to take 0.66-0.73 of this time up to 16 tokens, and dequantising to "
-        "BF16 beats Marlin from some hundred tokens on.",
-        residuals,
+    predicted = bf16.overhead_us + dequantise_us(bf16, peaks, tokens, inputs, outputs)
+    return Row(
+        "dequantising on the H200, as derived",
+        len(timings),
+        None,
+        curves.Residuals.of(predicted, time_us),
+        f"in the median x {numpy.median(predicted / time_us):.2f} of what was measured",
     )
-    return marlin, gemm_message("int4", curve, source), rows
 
 
 class Rtx4Bit:
-    """INT4 products on the RTX PRO 6000, derived from Marlin on the H200: nobody measured them there.
+    """INT4 products on the RTX PRO 6000: this project's kernels, which have never run there.
 
-    Bytes: on the H200 Marlin was bound by what a multiprocessor keeps in flight, not by memory. By the law of reads and
-    operations (MarlinOnH200),
-        (1 / rate)^p = (1 / BF16 rate)^p + (1 / (multiprocessors x rate of one))^p,
-    one multiprocessor fetches some 26 GB/s. The RTX PRO 6000 needs 8.5 GB/s of each, as the A10 does (600 GB/s, 72),
-    on which Marlin's authors show the full 3.87 times BF16's speed. So memory binds there, at BF16's efficiency.
-    Operations: Marlin's share of what mma.sync can reach; on the RTX PRO 6000 mma.sync reaches the peak.
-    From where it is faster: dequantise the weights to BF16 in memory, then the BF16 product.
+    Up to 64 tokens int4_gemm_mma. Bytes: on the H200 it reads faster than cuBLASLt's BF16 products do, so here it is
+    given their rate, which is 0.95 of the memory's. Operations: its share of what mma.sync can reach on the H200; on the
+    RTX PRO 6000 mma.sync reaches the peak. Times what power costs the H200 under load. Beyond 64: the weights
+    dequantised to BF16 in memory, then the BF16 product.
     """
 
-    def __init__(self, marlin, bf16, peaks, h200_bf16, h200_peaks):
-        self.bf16, self.peaks, self.exponent = bf16, peaks, marlin.exponent
-        h200_rate = h200_peaks.bytes_per_us * float(h200_bf16.at(1))
-        self.h200_share = marlin.rate / h200_rate
-        self.marlin_share = marlin.peak / (H200_MMA_SYNC_TFLOPS * 1e6)
-        p = self.exponent
-        one = (marlin.rate**-p - h200_rate**-p) ** (-1 / p) / H200_MULTIPROCESSORS
+    def __init__(self, law, marlin_rate, bf16, peaks, h200_bf16, h200_peaks):
+        self.law, self.bf16, self.peaks = law, bf16, peaks
+        self.share = law.peak / (H200_MMA_SYNC_TFLOPS * 1e6)
+        self.marlin_share = marlin_rate / (h200_peaks.bytes_per_us * float(h200_bf16.at(1)))
         self.memory_rate = peaks.bytes_per_us * float(bf16.at(1))
-        self.slowdown = in_series(1, self.memory_rate / (RTX_MULTIPROCESSORS * one), p)
 
-    def marlin_us(self, tokens, k, n):
-        read = k * n * WEIGHT_BITS["int4"] / 8 / self.memory_rate * self.slowdown
-        compute = 2 * tokens * k * n / (self.peaks.flops_per_us * self.marlin_share)
-        return in_series(read, compute, self.exponent) * sustained_ratio(min(tokens, 512))
-
-    def dequantise_us(self, tokens, k, n):
-        copied = k * n * (WEIGHT_BITS["int4"] + WEIGHT_BITS["bf16"]) / 8
-        product = float(self.peaks.gemm_us("bf16", tokens, k, n) / self.bf16.at(tokens))
-        return copied / self.memory_rate + product
+    def mma_us(self, tokens, k, n):
+        read = k * n * WEIGHT_BITS["int4"] / 8 * BLOCK_BYTES / AWQ_BLOCK_BYTES / self.memory_rate
+        compute = 2 * tile(tokens) * k * n / (self.peaks.flops_per_us * self.share)
+        return in_series(read, compute, self.law.exponent) * self.law.sustained[tile(tokens)]
 
     def time_us(self, tokens, k, n):
         """Without the overhead of the launch."""
-        return min(self.marlin_us(tokens, k, n), self.dequantise_us(tokens, k, n))
+        if tokens <= MMA_TILES[-1]:
+            return self.mma_us(tokens, k, n)
+        return float(dequantise_us(self.bf16, self.peaks, tokens, k, n))
 
     def efficiency(self, tokens):
         time_us = sum(self.time_us(tokens, k, n) for _, k, n in PROJECTIONS_405B)
@@ -327,8 +267,9 @@ class Rtx4Bit:
         return roofline / time_us
 
     def curve(self):
-        # Efficiency against max(reads, operations) dips where the two are equal.
-        knots = sorted(KNOTS + [48, round(ridge("int4", self.peaks))])
+        # Efficiency against max(reads, operations) dips where the two are equal; a tile more begins after each full one.
+        starts = [size + 1 for size in MMA_TILES]
+        knots = sorted(set(KNOTS + starts + [round(ridge("int4", self.peaks))]))
         return curves.Curve(
             self.bf16.overhead_us,
             numpy.array(knots, dtype=float),
@@ -337,20 +278,29 @@ class Rtx4Bit:
 
     def message(self, curve):
         low = float(curve.at(16) / self.bf16.at(16))
-        high = 1 / self.h200_share / self.slowdown
+        high = 1 / self.marlin_share
         source = provenance(
             "scaled from H200, unmeasured",
-            "h200/marlin_int4_group128.csv and rtx_pro_6000/gemm_bf16.csv",
+            "benchmarks/results/h200_kernels.json and rtx_pro_6000/gemm_bf16.csv",
             True,
-            "Marlin. Memory-bound part: the BF16 product's memory efficiency here, as on the A10 (equal bandwidth a "
-            f"multiprocessor), less {self.slowdown - 1:.1%}. Compute-bound part: the faster of Marlin at "
-            f"{self.marlin_share:.2f} of what mma.sync reaches, and dequantisation to BF16 followed by the BF16 product. "
-            "From 16 tokens on Marlin's times carry the sustained / lone ratio of the H200. Interval, up to 16 tokens: "
-            f"from BF16's own efficiency to Marlin's share of the BF16 rate on the H200 ({self.h200_share:.2f}).",
+            "This project's kernels as they are chosen on compute capability 12.0. Up to 64 tokens int4_gemm_mma: reads "
+            f"at the BF16 product's rate here, operations at {self.share:.2f} of what mma.sync reaches, its share on "
+            "the H200, in whole tiles of 8, 16, 32 and 64 tokens, times that GPU's ratio of times under load and in a "
+            "graph. Beyond, weights dequantised to BF16 and the BF16 product. Interval: from BF16's own efficiency at "
+            "16 tokens to the share of the BF16 rate that another kernel, Marlin, had on the H200 "
+            f"({self.marlin_share:.2f}).",
         )
         return gemm_message(
             "int4", curve, source + [("time_low_factor", low), ("time_high_factor", high)]
         )
+
+
+def marlin_rate(data):
+    """Bytes a us of IST-DASLab's Marlin on the H200: gate_up, one token."""
+    columns = read_columns(data / "h200/marlin_int4_group128.csv")
+    one = (columns["projection"] == "gate_up") & (columns["m"] == 1)
+    size = columns["k"] * columns["n"] * WEIGHT_BITS["int4"] / 8
+    return float((size / (columns["time_ms"] * 1e3))[one][0])
 
 
 def layer_us(curve, weight_format, tokens, peaks):

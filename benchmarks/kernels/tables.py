@@ -73,7 +73,7 @@ def shown(timing):
     if kernel == "int4_gemm_wgmma" and tokens < 32:
         return False  # not what is chosen there
     if timing.get("operation") in PRODUCTS:
-        return kernel.startswith("int4") and tokens in SHOWN_TOKENS
+        return tokens in SHOWN_TOKENS
     if kernel in ("elementwise", "cublaslt_bf16"):
         return timing.get("model") == "llama-3.1-405b" and tokens in (1, 16, 64, 8192)
     if kernel == "sample_tokens":
@@ -155,7 +155,7 @@ def int4_gemm(results):
         timings = [
             t
             for t in results.of(model="llama-3.1-405b", operation=product)
-            if count(t, "tokens") < MANY_TOKENS
+            if t["kernel"].startswith("int4_gemm") and count(t, "tokens") < MANY_TOKENS
         ]
         for t in sorted(timings, key=lambda t: (count(t, "tokens"), t["kernel"])):
             times = [us(number(t, field)) for field in ("single_us", "graph_us", "sustained_us")]
@@ -173,7 +173,7 @@ def many_tokens(results):
         timings = [
             t
             for t in results.of(model="llama-3.1-405b", operation=product)
-            if count(t, "tokens") >= MANY_TOKENS
+            if t["kernel"].startswith("int4_gemm") and count(t, "tokens") >= MANY_TOKENS
         ]
         for t in sorted(timings, key=lambda t: (count(t, "tokens"), t["kernel"])):
             times = [us(number(t, field)) for field in ("single_us", "sustained_us")]
@@ -183,6 +183,29 @@ def many_tokens(results):
             )
     head = ["405B", "kernel", "tokens", "lone us", "load us", "lone TFLOP/s", "load TFLOP/s", "x Marlin"]
     return table(head, rows)
+
+
+def dense(results):
+    """BF16 weights, and INT4 weights by way of them, beside the kernel that multiplies them as they are."""
+    rows = []
+    for product in PRODUCTS:
+        by_kernel = {
+            kernel: {
+                count(t, "tokens"): t
+                for t in results.of(model="llama-3.1-405b", operation=product, kernel=kernel)
+            }
+            for kernel in ("cublaslt_bf16", "int4_many_tokens", "int4_gemm_wgmma")
+        }
+        for tokens in sorted(by_kernel["cublaslt_bf16"]):
+            bf16, dequantised, direct = (times.get(tokens, {}) for times in by_kernel.values())
+            rows.append(
+                [product, str(tokens), us(number(bf16, "single_us")), us(number(bf16, "sustained_us"))]
+                + [results.share(bf16, "single_us"), tflops(bf16, "single_us")]
+                + [us(number(dequantised, field)) for field in ("single_us", "sustained_us")]
+                + [tflops(dequantised, "single_us"), us(number(direct, "single_us"))]
+            )
+    head = ["405B", "tokens", "BF16 lone us", "load us", "lone, of copy", "TFLOP/s"]
+    return table(head + ["dequantised lone us", "load us", "TFLOP/s", "wgmma lone us"], rows)
 
 
 def attention(results, kernel, rate_head, rate):
@@ -253,6 +276,7 @@ TABLES = {
     "environment": environment,
     "int4_gemm": int4_gemm,
     "many_tokens": many_tokens,
+    "dense": dense,
     "attention_decode": attention_decode,
     "attention_prefill": attention_prefill,
     "others": others,
@@ -336,6 +360,8 @@ def merge(paths, out, peer_times):
             continue
         phase = timing["kernel"].split("_")[0]
         place = (timing.get("operation"), count(timing, "tokens"))
+        if timing["kernel"] == "cublaslt_bf16":
+            continue  # the peers' weights are INT4
         if timing.get("operation") == "attention":
             # The table's prefills have no past.
             whole = phase == "decode" or count(timing, "tokens") == count(timing, "context")
