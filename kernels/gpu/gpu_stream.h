@@ -8,7 +8,8 @@ struct CUgraphExec_st;
 
 namespace fabricast {
 
-using GpuStream = CUstream_st*;  // cudaStream_t
+using GpuStream = CUstream_st*;      // cudaStream_t
+using GpuEventHandle = CUevent_st*;  // cudaEvent_t
 
 // How a kernel is put into a stream.
 struct LaunchOptions {

@@ -112,6 +112,7 @@ struct Member {
   ClockOffset clock;
   ReportReader reader;
   Clock::time_point heard{};
+  std::string description;  // in its own words
 
   std::string where() const { return absl::StrCat(hello.host(), ", pid ", hello.pid()); }
 };
@@ -441,6 +442,9 @@ class Head : public RemoteStages, public control::Pipeline::CallbackService {
       case FromStage::kPong:
         member.clock.Add(message.pong().ping_sent_ns(), message.pong().received_ns(),
                          message.pong().sent_ns(), MonotonicNanoseconds());
+        if (!message.pong().description().empty()) {
+          member.description = message.pong().description();
+        }
         Describe(stage);
         return absl::OkStatus();
       default:
@@ -569,7 +573,8 @@ class Head : public RemoteStages, public control::Pipeline::CallbackService {
     }
     last_seen_.resize(members_.size());
     last_seen_[stage] = absl::StrCat(Name(stage), ": process on ", member.hello.host(), " at ",
-                                     member.hello.data_address(), ", ", clock);
+                                     member.hello.data_address(), ", ", clock,
+                                     member.description.empty() ? "" : "; ", member.description);
   }
 
   // Who has not joined, and what is known of why.

@@ -21,6 +21,7 @@
 #include "runtime/control/control.grpc.pb.h"
 #include "runtime/control/outbox.h"
 #include "runtime/control/step_message.h"
+#include "runtime/engine/device_stage_worker.h"
 #include "runtime/engine/stage_worker.h"
 
 namespace fabricast {
@@ -32,6 +33,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kTick(500);
 constexpr std::chrono::milliseconds kRetry(200);
+// NCCL takes a second or two to join two GPUs; whoever is lost meanwhile is found out by `joined`.
+constexpr absl::Duration kJoinDevices = absl::Seconds(30);
 
 Clock::duration ToChrono(absl::Duration duration) {
   return std::chrono::duration_cast<Clock::duration>(absl::ToChronoNanoseconds(duration));
@@ -301,6 +304,9 @@ class StageProcess : public StageObserver {
         FromStage pong;
         pong.mutable_pong()->set_ping_sent_ns(message.ping().sent_ns());
         pong.mutable_pong()->set_received_ns(now);
+        if (options_.describe != nullptr) {
+          pong.mutable_pong()->set_description(options_.describe());
+        }
         pong.mutable_pong()->set_sent_ns(MonotonicNanoseconds());
         return Send(std::move(pong));
       }
@@ -365,6 +371,7 @@ class StageProcess : public StageObserver {
       loaded_ = as_sent;
     }
     stages_ = load.stages();
+    nccl_ = load.nccl();
     last_ = options_.stage + 1 == stages_;
     FromStage loaded;
     loaded.set_loaded(true);
@@ -394,15 +401,31 @@ class StageProcess : public StageObserver {
       if (!absl::IsCancelled(transport.status())) Fail(transport.status(), /*link=*/true);
       return;
     }
-    transport_ = *std::move(transport);
-    {
-      const std::lock_guard<std::mutex> lock(worker_mutex_);
-      worker_ =
-          std::make_unique<StageWorker>(options_.stage, stages_, *executor_, *transport_, *this);
+    if (absl::Status status = MakeWorker(*std::move(transport)); !status.ok()) {
+      if (!absl::IsCancelled(status)) Fail(status, /*link=*/absl::IsUnavailable(status));
+      return;
     }
     FromStage connected;
     connected.set_connected(connect.generation());
     Send(std::move(connected));
+  }
+
+  absl::Status MakeWorker(std::unique_ptr<StageTransport> joined) {
+    std::unique_ptr<StageWorker> worker;
+    DeviceExecutor* const device = dynamic_cast<DeviceExecutor*>(executor_.get());
+    if (nccl_ && device != nullptr && stages_ > 1) {
+      absl::StatusOr<std::unique_ptr<DeviceTransport>> transport =
+          options_.join_devices(stages_, std::move(joined), absl::Now() + kJoinDevices);
+      if (!transport.ok()) return transport.status();
+      worker = MakeDeviceStageWorker(options_.stage, stages_, *device, **transport, *this);
+      transport_ = *std::move(transport);
+    } else {
+      worker = MakeStageWorker(options_.stage, stages_, *executor_, *joined, *this);
+      transport_ = std::move(joined);
+    }
+    const std::lock_guard<std::mutex> lock(worker_mutex_);
+    worker_ = std::move(worker);
+    return absl::OkStatus();
   }
 
   // Steps go straight to the worker, without waking the main thread.
@@ -456,6 +479,7 @@ class StageProcess : public StageObserver {
   std::string loaded_;  // what the executor was made from
   absl::Status load_error_;
   int stages_ = 0;
+  bool nccl_ = false;
   std::unique_ptr<StageTransport> transport_;
 
   std::mutex mutex_;

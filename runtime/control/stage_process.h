@@ -14,7 +14,9 @@
 #include "absl/time/time.h"
 #include "runtime/control/control.pb.h"
 #include "runtime/control/protocol.h"
+#include "runtime/executor/device_executor.h"
 #include "runtime/executor/stage_executor.h"
+#include "runtime/transport/device_transport.h"
 #include "runtime/transport/shared_secret.h"
 #include "runtime/transport/tcp.h"
 #include "runtime/version.h"
@@ -32,6 +34,14 @@ struct StageProcessOptions {
   // Called once, on the caller's thread. Its error ends the run, at the head too.
   std::function<absl::StatusOr<std::unique_ptr<StageExecutor>>(const control::Load&)> load =
       nullptr;
+  // Where the head asks for NCCL and `load` made a DeviceExecutor: what joins its GPU to those of
+  // the stages before and after. `joined` is connected to them, and is closed if one of them is
+  // lost, which must end this. Called once a generation, as `load`.
+  std::function<absl::StatusOr<std::unique_ptr<DeviceTransport>>(
+      int stages, std::unique_ptr<StageTransport> joined, absl::Time deadline)>
+      join_devices = nullptr;
+  // What the head shall tell the user of this stage, and what is known of it by now; any thread.
+  std::function<std::string()> describe = nullptr;
   // How long the head may take to be there.
   absl::Duration join_timeout = absl::Seconds(60);
   // A head that says nothing for so long is lost.

@@ -4,18 +4,20 @@
 
 #include "absl/strings/str_cat.h"
 #include "runtime/executor/cuda/cuda_device.h"
-#include "runtime/executor/cuda/cuda_executor.h"
 #include "runtime/executor/cuda/stage_shape.h"
+#include "runtime/executor/cuda/tensor_parallel_executor.h"
+#include "runtime/nccl/nccl.h"
+#include "runtime/transport/nccl_transport.h"
 
 namespace fabricast {
 namespace {
 
 absl::StatusOr<StageShape> ShapeOf(const DecoderConfig& config, const WeightSource& source,
-                                   const StageShare& share) {
-  if (source.checkpoint == nullptr) return ShapeOfSyntheticStage(config, share);
+                                   const StageShare& share, const TensorParallelRank& rank) {
+  if (source.checkpoint == nullptr) return ShapeOfSyntheticStage(config, share, rank);
   absl::StatusOr<StageWeights> weights = FindStageWeights(source.checkpoint, config, share);
   if (!weights.ok()) return weights.status();
-  return ShapeOfStage(config, *weights);
+  return ShapeOfStage(config, *weights, rank);
 }
 
 }  // namespace
@@ -34,17 +36,13 @@ absl::StatusOr<std::vector<FoundGpu>> FindGpus() {
 
 absl::Status CountGpuStageWeights(const DecoderConfig& config, const WeightSource& source,
                                   Plan& plan) {
-  if (plan.tensor_parallel != 1) {
-    return absl::UnimplementedError(
-        absl::StrCat("tensor parallelism ", plan.tensor_parallel,
-                     " in a run: drop --tensor-parallel and give each GPU a stage"));
-  }
   for (Stage& stage : plan.stages) {
     absl::StatusOr<StageShape> shape = ShapeOf(config, source,
                                                {.first_layer = stage.first_layer,
                                                 .num_layers = stage.num_layers,
                                                 .embedding = stage.embedding,
-                                                .lm_head = stage.lm_head});
+                                                .lm_head = stage.lm_head},
+                                               {.ranks = static_cast<int>(stage.gpus.size())});
     if (!shape.ok()) return shape.status();
     stage.memory.weights = shape->weight_bytes();
   }
@@ -56,11 +54,30 @@ absl::StatusOr<std::unique_ptr<StageExecutor>> MakeGpuStage(const DecoderConfig&
                                                             const StageShare& share,
                                                             const GpuStageOptions& options) {
   if (source.checkpoint == nullptr) {
-    return MakeSyntheticCudaExecutor(config, share, source.seed, options);
+    return MakeSyntheticTensorParallelExecutor(config, share, source.seed, options);
   }
   absl::StatusOr<StageWeights> weights = FindStageWeights(source.checkpoint, config, share);
   if (!weights.ok()) return weights.status();
-  return MakeCudaExecutor(config, *std::move(weights), options);
+  return MakeTensorParallelExecutor(config, *weights, options);
+}
+
+absl::StatusOr<std::unique_ptr<DeviceTransport>> JoinGpuStages(
+    int stage, int stages, int device, std::unique_ptr<StageTransport> joined,
+    absl::Time deadline) {
+  absl::StatusOr<std::shared_ptr<Nccl>> nccl = Nccl::Load();
+  if (!nccl.ok()) {
+    return absl::Status(
+        nccl.status().code(),
+        absl::StrCat(nccl.status().message(),
+                     "; or do without: --transport tcp takes activations through the processes"));
+  }
+  absl::StatusOr<CudaDevice> opened = OpenCudaDevice(device);
+  if (!opened.ok()) return opened.status();
+  NcclLinks links;
+  links.stage = stage;
+  if (stage > 0) links.receive_from = {stage - 1};
+  if (stage + 1 < stages) links.send_to = {stage + 1};
+  return MakeNcclTransport(*std::move(nccl), std::move(joined), links, deadline);
 }
 
 }  // namespace fabricast

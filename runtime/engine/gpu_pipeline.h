@@ -10,10 +10,12 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "runtime/executor/gpu_stage.h"
 #include "runtime/executor/stage_executor.h"
 #include "runtime/model/decoder_config.h"
 #include "runtime/plan/plan.h"
+#include "runtime/transport/device_transport.h"
 #include "runtime/weights/checkpoint.h"
 #include "runtime/weights/stage_weights.h"
 
@@ -34,16 +36,21 @@ struct WeightSource {
   uint64_t seed = 1;                             // of synthetic weights
 };
 
-// Replaces the plan's estimate of each stage's weights by what they take on a GPU. kUnimplemented
-// for tensor parallelism and for what GPUs do not compute yet.
+// Replaces the plan's estimate of each stage's weights by what they take on each of its GPUs.
+// kUnimplemented for what GPUs do not compute yet, kInvalidArgument if it cannot be divided.
 absl::Status CountGpuStageWeights(const DecoderConfig& config, const WeightSource& source,
                                   Plan& plan);
 
-// One stage, with its share of the weights.
+// One stage, with its share of the weights. It is a DeviceExecutor.
 absl::StatusOr<std::unique_ptr<StageExecutor>> MakeGpuStage(const DecoderConfig& config,
                                                             const WeightSource& source,
                                                             const StageShare& share,
                                                             const GpuStageOptions& options);
+
+// Joins a stage's GPU (`device`) to those of the stages before and after it by NCCL
+// (runtime/transport/nccl_transport.h); the stages are joined by `joined` already.
+absl::StatusOr<std::unique_ptr<DeviceTransport>> JoinGpuStages(
+    int stage, int stages, int device, std::unique_ptr<StageTransport> joined, absl::Time deadline);
 
 }  // namespace fabricast
 

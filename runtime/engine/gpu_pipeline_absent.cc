@@ -24,4 +24,10 @@ absl::StatusOr<std::unique_ptr<StageExecutor>> MakeGpuStage(const DecoderConfig&
   return WithoutCuda();
 }
 
+absl::StatusOr<std::unique_ptr<DeviceTransport>> JoinGpuStages(int, int, int,
+                                                               std::unique_ptr<StageTransport>,
+                                                               absl::Time) {
+  return WithoutCuda();
+}
+
 }  // namespace fabricast

@@ -69,8 +69,7 @@ class LocalStages : public Stages, public StageObserver {
   void SetUp() {
     transports_ = MakeLoopbackTransports(count());
     for (int s = 0; s < count(); ++s) {
-      workers_.push_back(
-          std::make_unique<StageWorker>(s, count(), *executors_[s], *transports_[s], *this));
+      workers_.push_back(MakeStageWorker(s, count(), *executors_[s], *transports_[s], *this));
     }
   }
 
@@ -90,7 +89,6 @@ class LocalStages : public Stages, public StageObserver {
       generation_ = kNone;
     }
     for (const auto& worker : workers_) worker->Stop();
-    // With all threads ended nothing is being delivered: closing ends the rest on this thread.
     for (const auto& transport : transports_) transport->Close();
     workers_.clear();
     transports_.clear();

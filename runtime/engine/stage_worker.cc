@@ -4,12 +4,22 @@
 #include <immintrin.h>
 #endif
 
+#include <atomic>
 #include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <mutex>
 #include <optional>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/check.h"
+#include "runtime/scheduler/stage_queue.h"
 
 namespace fabricast {
 namespace {
@@ -27,19 +37,65 @@ void Pause() {
 #endif
 }
 
-}  // namespace
+class ThreadedStageWorker : public StageWorker {
+ public:
+  ThreadedStageWorker(int stage, int stages, StageExecutor& executor, StageTransport& transport,
+                      StageObserver& observer)
+      : stage_(stage),
+        stages_(stages),
+        executor_(executor),
+        bytes_per_token_(executor.activation_bytes_per_token()),
+        transport_(transport),
+        observer_(observer),
+        thread_([this] { Loop(); }) {}
+  ~ThreadedStageWorker() override {
+    Stop();
+    thread_.join();
+  }
 
-StageWorker::StageWorker(int stage, int stages, StageExecutor& executor, StageTransport& transport,
-                         StageObserver& observer)
-    : stage_(stage),
-      stages_(stages),
-      executor_(executor),
-      bytes_per_token_(executor.activation_bytes_per_token()),
-      transport_(transport),
-      observer_(observer),
-      thread_([this] { Loop(); }) {}
+  void Announce(std::shared_ptr<const Step> step) override;
+  void Stop() override;
 
-void StageWorker::Announce(std::shared_ptr<const Step> step) {
+ private:
+  using Buffer = std::vector<std::byte>;
+  struct Work {
+    std::shared_ptr<const Step> step;
+    std::unique_ptr<Buffer> input;
+  };
+
+  void Loop();
+  // Returns when a micro-batch has arrived beyond the first `seen`, or a while has passed.
+  void SpinBriefly(int64_t seen) const;
+  void Run(MicroBatchId id);
+  void Arrived(MicroBatchId id);
+  // `report`, but for stage and time.
+  void Report(StageReport report);
+  void Fail(const absl::Status& status);
+  bool last() const { return stage_ + 1 == stages_; }
+  std::unique_ptr<Buffer> TakeBuffer(const Step& step);
+  void GiveBack(std::unique_ptr<Buffer> buffer);
+
+  const int stage_;
+  const int stages_;
+  StageExecutor& executor_;
+  const int64_t bytes_per_token_;
+  StageTransport& transport_;
+  StageObserver& observer_;
+  StageQueue queue_;
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool stopping_ = false;
+  bool failed_ = false;
+  std::deque<MicroBatchId> arrived_;
+  std::atomic<int64_t> arrivals_ = 0;  // ever pushed to arrived_; read without the lock
+  std::map<MicroBatchId, Work> announced_;
+  std::vector<std::unique_ptr<Buffer>> spare_;
+
+  std::thread thread_;
+};
+
+void ThreadedStageWorker::Announce(std::shared_ptr<const Step> step) {
   const MicroBatchId id = step->micro_batch.id;
   if (stage_ == 0) {
     {
@@ -64,16 +120,15 @@ void StageWorker::Announce(std::shared_ptr<const Step> step) {
   if (!status.ok()) Fail(status);
 }
 
-void StageWorker::Stop() {
+void ThreadedStageWorker::Stop() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     stopping_ = true;
   }
   wake_.notify_one();
-  if (thread_.joinable()) thread_.join();
 }
 
-void StageWorker::Arrived(MicroBatchId id) {
+void ThreadedStageWorker::Arrived(MicroBatchId id) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     arrived_.push_back(id);
@@ -82,13 +137,13 @@ void StageWorker::Arrived(MicroBatchId id) {
   wake_.notify_one();
 }
 
-void StageWorker::Report(StageReport report) {
+void ThreadedStageWorker::Report(StageReport report) {
   report.stage = stage_;
   report.at = std::chrono::steady_clock::now();
   observer_.Reported(std::move(report));
 }
 
-void StageWorker::Fail(const absl::Status& status) {
+void ThreadedStageWorker::Fail(const absl::Status& status) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     // When the pipeline is being taken down every transfer ends with an error.
@@ -100,7 +155,7 @@ void StageWorker::Fail(const absl::Status& status) {
       absl::Status(status.code(), absl::StrCat("stage ", stage_, ": ", status.message())));
 }
 
-std::unique_ptr<StageWorker::Buffer> StageWorker::TakeBuffer(const Step& step) {
+std::unique_ptr<ThreadedStageWorker::Buffer> ThreadedStageWorker::TakeBuffer(const Step& step) {
   std::unique_ptr<Buffer> buffer;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -114,18 +169,18 @@ std::unique_ptr<StageWorker::Buffer> StageWorker::TakeBuffer(const Step& step) {
   return buffer;
 }
 
-void StageWorker::GiveBack(std::unique_ptr<Buffer> buffer) {
+void ThreadedStageWorker::GiveBack(std::unique_ptr<Buffer> buffer) {
   const std::lock_guard<std::mutex> lock(mutex_);
   spare_.push_back(std::move(buffer));
 }
 
-void StageWorker::SpinBriefly(int64_t seen) const {
+void ThreadedStageWorker::SpinBriefly(int64_t seen) const {
   for (int spin = 0; spin < kSpins && arrivals_.load(std::memory_order_acquire) == seen; ++spin) {
     Pause();
   }
 }
 
-void StageWorker::Loop() {
+void ThreadedStageWorker::Loop() {
   for (int64_t seen = 0;; ++seen) {
     MicroBatchId id;
     if (stages_ == 1) SpinBriefly(seen);
@@ -144,7 +199,7 @@ void StageWorker::Loop() {
   }
 }
 
-void StageWorker::Run(MicroBatchId id) {
+void ThreadedStageWorker::Run(MicroBatchId id) {
   Work work;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -173,6 +228,13 @@ void StageWorker::Run(MicroBatchId id) {
         if (!left.ok()) Fail(left);
       });
   if (!sent.ok()) Fail(sent);
+}
+
+}  // namespace
+
+std::unique_ptr<StageWorker> MakeStageWorker(int stage, int stages, StageExecutor& executor,
+                                             StageTransport& transport, StageObserver& observer) {
+  return std::make_unique<ThreadedStageWorker>(stage, stages, executor, transport, observer);
 }
 
 }  // namespace fabricast

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 
@@ -30,6 +31,8 @@ class GpuStageFigures {
     int64_t decode_steps = 0;
     double decode_seconds = 0;
     double idle_seconds = 0;
+
+    std::string Text() const;  // for the user; empty while nothing is loaded
   };
 
   Values Get() const {
@@ -48,7 +51,9 @@ class GpuStageFigures {
 };
 
 struct GpuStageOptions {
-  int device = 0;                // among the GPUs that the process sees
+  // Among the GPUs that the process sees. Several share the stage (tensor parallelism); the first
+  // one's memory holds what the stage gets and gives.
+  std::vector<int> devices = {0};
   std::string name = "";         // of the stage, for messages: "stage 1"
   int64_t first_layer = 0;       // of the stage in the model, for messages
   int64_t kv_block_tokens = 16;  // a multiple of 16

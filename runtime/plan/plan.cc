@@ -550,6 +550,8 @@ absl::StatusOr<Plan> MakePlan(const Topology& topology, const Model& given_model
   plan.stages = *std::move(stages);
   plan.scheduler = {
       .max_in_flight = options.max_in_flight > 0 ? options.max_in_flight : num_stages,
+      // Where more are in flight than stages, the next one waits at the first stage already.
+      .first_stage_queue = options.max_in_flight > num_stages ? 2 : 1,
       .max_batch_tokens = options.max_batch_tokens,
       .max_chunk_tokens = options.max_chunk_tokens,
       .max_running = options.max_running,

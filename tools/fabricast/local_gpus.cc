@@ -54,7 +54,7 @@ absl::StatusOr<Cluster> LocalGpuCluster(absl::Span<const FoundGpu> gpus) {
   }
   Cluster cluster;
   cluster.set_name(kLocalGpu);
-  cluster.set_description("The GPUs of this machine, a pipeline stage each");
+  cluster.set_description("The GPUs of this machine");
   Host& host = *cluster.add_hosts();
   host.set_name("local");
   for (const FoundGpu& found : gpus) {
@@ -92,6 +92,24 @@ int DeviceOf(const Topology& topology, int gpu) {
   }
   FABRICAST_CHECK(false) << node.name;
   return -1;
+}
+
+std::vector<int> DevicesOf(const Topology& topology, absl::Span<const int> gpus) {
+  std::vector<int> devices;
+  for (const int gpu : gpus) devices.push_back(DeviceOf(topology, gpu));
+  return devices;
+}
+
+std::vector<std::string> Differences(const Topology& topology, absl::Span<const int> gpus,
+                                     absl::Span<const FoundGpu> found) {
+  std::vector<std::string> differences;
+  for (const int gpu : gpus) {
+    const size_t device = DeviceOf(topology, gpu);
+    if (device >= found.size()) continue;
+    std::string difference = Difference(topology, gpu, found[device]);
+    if (!difference.empty()) differences.push_back(std::move(difference));
+  }
+  return differences;
 }
 
 std::string Difference(const Topology& topology, int gpu, const FoundGpu& found) {

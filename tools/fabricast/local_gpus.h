@@ -20,11 +20,15 @@ inline constexpr char kLocalGpu[] = "local_gpu";
 // kUnimplemented for more than 8.
 absl::StatusOr<Cluster> LocalGpuCluster(absl::Span<const FoundGpu> gpus);
 
-// The place of `gpu` (an index into the topology) among the GPUs of its host.
+// The place of `gpu` (an index into the topology) among the GPUs of its host; and of several.
 int DeviceOf(const Topology& topology, int gpu);
+std::vector<int> DevicesOf(const Topology& topology, absl::Span<const int> gpus);
 
 // What `found` is not as the topology says of `gpu`, with the mend; empty if it is.
 std::string Difference(const Topology& topology, int gpu, const FoundGpu& found);
+// Of several, for those that differ; `found` are this machine's.
+std::vector<std::string> Differences(const Topology& topology, absl::Span<const int> gpus,
+                                     absl::Span<const FoundGpu> found);
 
 }  // namespace fabricast
 

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <iostream>
+#include <map>
+#include <numeric>
 #include <optional>
 #include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "runtime/control/remote_stages.h"
 #include "runtime/control/stage_children.h"
@@ -15,6 +18,7 @@
 #include "runtime/engine/cpu_pipeline.h"
 #include "runtime/engine/gpu_pipeline.h"
 #include "runtime/launch/local_addresses.h"
+#include "runtime/transport/nccl_environment.h"
 #include "runtime/transport/shared_secret.h"
 #include "tools/fabricast/interrupt.h"
 #include "tools/fabricast/local_gpus.h"
@@ -116,6 +120,12 @@ void ProcessFlags::AddTo(CLI::App& command) {
                   "Seconds for all stages to join, at first and after a loss")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  command
+      .add_option("--transport", tcp,
+                  "How activations get from GPU to GPU: nccl, or tcp through the processes")
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, bool>{{"nccl", false}, {"tcp", true}}))
+      ->option_text("nccl|tcp");
 }
 
 absl::StatusOr<Deployment> Deploy(const Topology& topology, const Plan& plan,
@@ -135,6 +145,9 @@ absl::StatusOr<Deployment> Deploy(const Topology& topology, const Plan& plan,
     if (!host.address().empty()) hosts.insert(host.name());
   }
   const bool several_hosts = hosts.size() > 1;
+  // One process may drive several GPUs, but then their activations cross its memory.
+  const bool on_gpus = !topology.gpus()[plan.stages[0].gpus[0]].spec.processor();
+  processes = processes || (on_gpus && stages > 1 && !several_hosts && !flags.one_process);
   if (!processes && !several_hosts) return deployment;
   deployment.role = Deployment::Role::kHead;
   deployment.ip = kLoopback;
@@ -260,6 +273,8 @@ absl::StatusOr<std::unique_ptr<ProcessStages>> MakeProcessStages(const RunInputs
     load.set_threads(threads);
     load.set_max_batch_tokens(inputs.plan.scheduler.max_batch_tokens);
     load.set_max_running(inputs.plan.scheduler.max_running);
+    if (inputs.on_gpus) load.mutable_gpus()->Assign(stage.gpus.begin(), stage.gpus.end());
+    load.set_nccl(inputs.on_gpus && !flags.tcp);
     options.loads.push_back(load);
     options.names.push_back(StageName(stage, inputs.topology));
   }
@@ -281,6 +296,15 @@ absl::StatusOr<std::unique_ptr<ProcessStages>> MakeProcessStages(const RunInputs
     return status;
   }
   return stages;
+}
+
+void UseNcclEnvironment(const Topology& topology, absl::Span<const int> gpus,
+                        const std::string& host) {
+  for (absl::string_view line : absl::StrSplit(EnvironmentText(SetEnvironment(NcclEnvironment(
+                                                   topology, gpus, host, HostNetwork::Read()))),
+                                               '\n', absl::SkipEmpty())) {
+    LogLine(line);
+  }
 }
 
 void LogLine(absl::string_view line) { std::cerr << absl::StrCat("fabricast: ", line, "\n"); }
@@ -325,6 +349,14 @@ absl::Status RunStage(const StageFlags& flags) {
   if (!fingerprints.ok()) return fingerprints.status();
   options.fingerprints = *std::move(fingerprints);
   options.interrupted = &Interrupted();
+  if (*on_gpus) {
+    std::vector<int> all(gpus.size());
+    std::iota(all.begin(), all.end(), 0);
+    UseNcclEnvironment(topology->topology, all, host.name());
+  }
+  const auto figures = std::make_shared<GpuStageFigures>();
+  options.describe = [figures] { return figures->Get().Text(); };
+  std::vector<int> devices;
   options.load = [&](const control::Load& load) -> absl::StatusOr<std::unique_ptr<StageExecutor>> {
     const StageShare share = {.first_layer = load.first_layer(),
                               .num_layers = load.num_layers(),
@@ -337,8 +369,14 @@ absl::Status RunStage(const StageFlags& flags) {
                            .kv_block_tokens = load.kv_block_tokens(),
                            .kv_blocks = load.kv_blocks()});
     }
+    absl::StatusOr<std::vector<FoundGpu>> found = FindGpus();
+    if (!found.ok()) return found.status();
+    for (const std::string& difference : Differences(topology->topology, load.gpus(), *found)) {
+      LogLine(absl::StrCat("warning: ", difference));
+    }
+    devices = DevicesOf(topology->topology, load.gpus());
     return MakeGpuStage(*config, *weights, share,
-                        {.device = DeviceOf(topology->topology, flags.stage),
+                        {.devices = devices,
                          .name = absl::StrCat("stage ", flags.stage),
                          .first_layer = load.first_layer(),
                          .kv_block_tokens = load.kv_block_tokens(),
@@ -346,7 +384,12 @@ absl::Status RunStage(const StageFlags& flags) {
                          .max_batch_tokens = load.max_batch_tokens(),
                          .max_running = load.max_running(),
                          .threads = threads,
-                         .log = LogLine});
+                         .log = LogLine,
+                         .figures = figures});
+  };
+  options.join_devices = [&](int stages, std::unique_ptr<StageTransport> joined,
+                             absl::Time deadline) {
+    return JoinGpuStages(flags.stage, stages, devices[0], std::move(joined), deadline);
   };
   return RunStageProcess(options);
 }

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "runtime/engine/stages.h"
 #include "runtime/launch/rank.h"
 #include "runtime/plan/plan.h"
@@ -26,6 +27,8 @@ struct ProcessFlags {
   std::string head;        // HOST or HOST:PORT; empty: from the launcher or the topology
   std::string token_file;  // the shared secret
   double join_timeout_s = 60;
+  bool tcp = false;  // activations of GPUs go by TCP, not by NCCL
+  bool one_process = false;
 
   void AddTo(CLI::App& command);
 };
@@ -45,7 +48,8 @@ struct Deployment {
 };
 
 // From what started this process (`environment`), the topology and flags. `processes`: the user
-// asks for a process a stage, all on this machine. Errors name what does not fit: a launcher's
+// asks for a process a stage, all on this machine; several stages on GPUs are, too, unless
+// flags.one_process. Errors name what does not fit: a launcher's
 // processes and the plan's stages, a host of the topology and this machine, a missing token.
 absl::StatusOr<Deployment> Deploy(const Topology& topology, const Plan& plan,
                                   const ProcessFlags& flags, bool processes,
@@ -64,6 +68,11 @@ absl::StatusOr<std::unique_ptr<ProcessStages>> MakeProcessStages(const RunInputs
                                                                  const ProcessFlags& flags,
                                                                  int threads,
                                                                  const Deployment& deployment);
+
+// Sets what NCCL needs of the environment for a pipeline on `gpus` (indices into the topology), for
+// a process on `host`, and prints it. Before there are threads.
+void UseNcclEnvironment(const Topology& topology, absl::Span<const int> gpus,
+                        const std::string& host);
 
 // To standard error, as "fabricast: LINE".
 void LogLine(absl::string_view line);

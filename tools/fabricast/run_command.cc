@@ -66,7 +66,8 @@ struct RunFlags {
 // Inputs, and the stages that compute.
 struct Loaded : RunInputs {
   Deployment deployment;
-  int threads = 1;  // a stage
+  int threads = 1;   // a stage
+  bool tcp = false;  // between processes, also of GPUs
   std::unique_ptr<Stages> stages;
   // Of stages that are processes; null otherwise. The engine's, once it has `stages`.
   const ProcessStages* processes = nullptr;
@@ -77,24 +78,10 @@ struct Loaded : RunInputs {
   void KeepDescription();
 };
 
-// "stage 0: NVIDIA H200, ...".
-std::string DescribeGpuStage(size_t stage, const GpuStageFigures::Values& figures) {
-  std::string text = absl::StrFormat(
-      "stage %d: %s; %.2f GB of weights in %.2f s; memory planned %.2f GB, used %.2f", stage,
-      figures.gpu, figures.weight_bytes / 1e9, figures.load_seconds, figures.planned_bytes / 1e9,
-      figures.used_bytes / 1e9);
-  if (figures.decode_steps > 0) {
-    absl::StrAppendFormat(&text, "; %d decode steps of %.3f ms, of which the GPU was idle %.2f %%",
-                          figures.decode_steps, 1e3 * figures.decode_seconds / figures.decode_steps,
-                          100 * figures.idle_seconds / figures.decode_seconds);
-  }
-  return text;
-}
-
 void Loaded::KeepDescription() {
   if (processes != nullptr) where = processes->Description();
   for (size_t stage = 0; stage < gpu_figures.size(); ++stage) {
-    where.push_back(DescribeGpuStage(stage, gpu_figures[stage]->Get()));
+    where.push_back(absl::StrCat("stage ", stage, ": ", gpu_figures[stage]->Get().Text()));
   }
 }
 
@@ -109,17 +96,16 @@ int ThreadsAStage(const RunFlags& flags, int stages) {
 absl::StatusOr<std::vector<std::unique_ptr<StageExecutor>>> MakeGpuStages(Loaded& loaded) {
   absl::StatusOr<std::vector<FoundGpu>> found = FindGpus();
   if (!found.ok()) return found.status();
+  if (loaded.plan.tensor_parallel()) {
+    const std::vector<int>& gpus = loaded.plan.stages[0].gpus;
+    UseNcclEnvironment(loaded.topology, gpus, loaded.topology.gpus()[gpus[0]].host);
+  }
   const SchedulerOptions& scheduler = loaded.plan.scheduler;
   std::vector<std::unique_ptr<StageExecutor>> stages;
   for (const Stage& stage : loaded.plan.stages) {
-    const int gpu = stage.gpus[0];
-    const int device = DeviceOf(loaded.topology, gpu);
-    if (device < static_cast<int>(found->size())) {
-      const std::string difference = Difference(loaded.topology, gpu, (*found)[device]);
-      if (!difference.empty()) {
-        LogLine(absl::StrCat("warning: ", difference));
-        loaded.warnings.push_back(difference);
-      }
+    for (const std::string& difference : Differences(loaded.topology, stage.gpus, *found)) {
+      LogLine(absl::StrCat("warning: ", difference));
+      loaded.warnings.push_back(difference);
     }
     loaded.gpu_figures.push_back(std::make_shared<GpuStageFigures>());
     absl::StatusOr<std::unique_ptr<StageExecutor>> executor =
@@ -128,7 +114,7 @@ absl::StatusOr<std::vector<std::unique_ptr<StageExecutor>>> MakeGpuStages(Loaded
                       .num_layers = stage.num_layers,
                       .embedding = stage.embedding,
                       .lm_head = stage.lm_head},
-                     {.device = device,
+                     {.devices = DevicesOf(loaded.topology, stage.gpus),
                       .name = absl::StrCat("stage ", stages.size()),
                       .first_layer = stage.first_layer,
                       .kv_block_tokens = scheduler.kv_block_tokens,
@@ -148,6 +134,7 @@ absl::Status MakeStages(const RunFlags& flags, Loaded& loaded) {
   if (loaded.deployment.role == Deployment::Role::kHead) {
     const int here = std::max<int>(1, static_cast<int>(loaded.deployment.children.size()));
     loaded.threads = ThreadsAStage(flags, here);
+    loaded.tcp = flags.process.tcp;
     absl::StatusOr<std::unique_ptr<ProcessStages>> stages =
         MakeProcessStages(loaded, flags.hardware, flags.process, loaded.threads, loaded.deployment);
     if (!stages.ok()) return stages.status();
@@ -188,7 +175,8 @@ std::string RouteOf(const Loaded& loaded, const HopResult& hop) {
   // The last hop brings tokens to the head, which is on the first stage's host.
   const bool same = host(hop.from_stage()) == host(hop.to_stage());
   const bool control = hop.to_stage() == 0;
-  return absl::StrCat(control ? "gRPC" : "TCP", same ? " within a host" : " between hosts");
+  const char* const wire = loaded.on_gpus && !loaded.tcp ? "NCCL" : "TCP";
+  return absl::StrCat(control ? "gRPC" : wire, same ? " within a host" : " between hosts");
 }
 
 Result Describe(Result result, const Loaded& loaded, const Workload& workload, uint64_t seed) {
@@ -247,7 +235,8 @@ absl::Status Save(const RunFlags& flags, const Loaded& loaded, const Result& res
 EngineOptions OptionsOf(const RunFlags& flags, const Loaded& loaded) {
   return {.scheduler = loaded.plan.scheduler,
           .tokenizer = loaded.tokenizer,
-          .keep_timeline = !flags.trace_file.empty()};
+          .keep_timeline = !flags.trace_file.empty(),
+          .keep_events = !flags.out.empty()};
 }
 
 absl::StatusOr<std::string> ReadPrompt(const RunFlags& flags) {
@@ -429,10 +418,9 @@ absl::Status CheckLengths(const Workload& workload, int64_t max_context) {
       request.output_tokens));
 }
 
-absl::Status RunOnWorkload(const RunFlags& flags, Loaded& loaded, std::optional<ResultFile>& file) {
-  absl::StatusOr<Workload> workload = flags.workload.Load();
-  if (!workload.ok()) return workload.status();
-  if (absl::Status status = CheckLengths(*workload, loaded.config.max_context); !status.ok()) {
+absl::Status RunOnWorkload(const RunFlags& flags, const Workload& workload, Loaded& loaded,
+                           std::optional<ResultFile>& file) {
+  if (absl::Status status = CheckLengths(workload, loaded.config.max_context); !status.ok()) {
     return status;
   }
   // Only lengths are known, so the text is random and its end is where the workload says.
@@ -449,23 +437,23 @@ absl::Status RunOnWorkload(const RunFlags& flags, Loaded& loaded, std::optional<
     const uint64_t seed = flags.workload.options.seed * 1'000'003 + index;
     GenerationRequest request;
     request.prompt =
-        RandomPrompt(workload->requests[index].prompt_tokens, vocabulary, excluded, seed);
-    request.max_output_tokens = workload->requests[index].output_tokens;
+        RandomPrompt(workload.requests[index].prompt_tokens, vocabulary, excluded, seed);
+    request.max_output_tokens = workload.requests[index].output_tokens;
     request.sampling = flags.sampling;
     request.sampling.seed = seed;
     return request;
   };
   Engine engine(OptionsOf(flags, loaded), std::move(loaded.stages));
   if (absl::Status ready = engine.WaitUntilReady(); !ready.ok()) return ready;
-  const absl::Status status = RunWorkload(engine, *workload, options);
+  const absl::Status status = RunWorkload(engine, workload, options);
   loaded.KeepDescription();
   if (!status.ok() && !absl::IsCancelled(status)) return status;
-  Result result = Describe(engine.Finish(), loaded, *workload, flags.workload.options.seed);
+  Result result = Describe(engine.Finish(), loaded, workload, flags.workload.options.seed);
   if (!status.ok()) {
     result.set_partial("interrupted");
     result.add_warnings(
         absl::StrFormat("partial: interrupted with %d of %d requests finished and %d cancelled",
-                        result.finished(), workload->requests.size(), result.cancelled()));
+                        result.finished(), workload.requests.size(), result.cancelled()));
   }
   if (result.rejected() > 0) {
     result.add_warnings(absl::StrFormat(
@@ -484,7 +472,7 @@ absl::Status RunOnWorkload(const RunFlags& flags, Loaded& loaded, std::optional<
   if (status.ok() && result.failed() > 0) {
     return absl::UnavailableError(
         absl::StrFormat("%d of %d requests failed; the result's warnings say why", result.failed(),
-                        workload->requests.size()));
+                        workload.requests.size()));
   }
   return status;
 }
@@ -512,10 +500,17 @@ int RunRun(const RunFlags& flags) {
     return Fail(absl::InvalidArgumentError("--max-output-tokens: give at least 1"));
   }
   Interrupted();
+  std::optional<Workload> workload;
+  if (flags.workload_given) {
+    absl::StatusOr<Workload> read = flags.workload.Load();
+    if (!read.ok()) return Fail(read.status());
+    workload = *std::move(read);
+  }
   absl::StatusOr<RunInputs> inputs =
-      LoadRunInputs(flags.hardware, flags.plan, /*needs_tokenizer=*/flags.prompt_given);
+      LoadRunInputs(flags.hardware, flags.plan, workload.has_value() ? &*workload : nullptr,
+                    /*needs_tokenizer=*/flags.prompt_given);
   if (!inputs.ok()) return Fail(inputs.status());
-  Loaded loaded{{*std::move(inputs)}, {}, 1, nullptr, nullptr, {}, {}, {}};
+  Loaded loaded{{*std::move(inputs)}, {}, 1, false, nullptr, nullptr, {}, {}, {}};
   absl::StatusOr<Deployment> deployment =
       Deploy(loaded.topology, loaded.plan, flags.process, flags.processes, ThisEnvironment());
   if (!deployment.ok()) return Fail(deployment.status());
@@ -532,9 +527,10 @@ int RunRun(const RunFlags& flags) {
     if (!opened.ok()) return Fail(opened.status());
     file.emplace(*std::move(opened));
   }
+  for (const std::string& choice : loaded.plan.choices) LogLine(choice);
   if (absl::Status status = MakeStages(flags, loaded); !status.ok()) return Fail(status);
-  return Ended(flags.prompt_given ? RunPrompt(flags, loaded, file)
-                                  : RunOnWorkload(flags, loaded, file));
+  return Ended(workload.has_value() ? RunOnWorkload(flags, *workload, loaded, file)
+                                    : RunPrompt(flags, loaded, file));
 }
 
 }  // namespace
@@ -588,6 +584,9 @@ void AddRunCommand(CLI::App& app, int& exit_status) {
   command->add_flag("--processes", flags->processes,
                     "Each stage is a process on this machine, started here; several hosts with "
                     "addresses, mpirun, srun, torchrun or an indexed job mean processes too");
+  command->add_flag("--one-process", flags->process.one_process,
+                    "Stages on GPUs are threads, whose activations cross its memory; default: a "
+                    "process each, joined by NCCL");
   flags->process.AddTo(*command);
   command->add_option("--out", flags->out, "Write the result to this file, as JSON");
   command->add_option("--trace", flags->trace_file,

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "runtime/engine/cpu_pipeline.h"
+#include "runtime/model/catalogue.h"
 #include "runtime/transport/shared_secret.h"
 #include "tools/fabricast/local_gpus.h"
 
@@ -21,7 +22,8 @@ void HardwareFlags::AddTo(CLI::App& command) {
   set.AddTo(command);
   command
       .add_option("--model", model,
-                  "A checkpoint folder of Hugging Face: config.json, safetensors, tokenizer.json")
+                  "A checkpoint folder of Hugging Face: config.json, safetensors, tokenizer.json; "
+                  "of synthetic weights also a bundled model (`fabricast models`)")
       ->required();
   command
       .add_option("--weights", synthetic,
@@ -79,10 +81,10 @@ absl::StatusOr<bool> IsOfGpus(const Topology& topology) {
 }
 
 absl::StatusOr<RunInputs> LoadRunInputs(const HardwareFlags& hardware, const PlanFlags& plan_flags,
-                                        bool needs_tokenizer) {
+                                        const Workload* workload, bool needs_tokenizer) {
   absl::StatusOr<LabelledTopology> topology = hardware.LoadTopology();
   if (!topology.ok()) return topology.status();
-  absl::StatusOr<PlanOptions> plan_options = plan_flags.Options();
+  absl::StatusOr<PlanOptions> plan_options = plan_flags.Options(workload);
   if (!plan_options.ok()) return plan_options.status();
   absl::StatusOr<DecoderConfig> config = LoadDecoderConfig(hardware.model);
   if (!config.ok()) return config.status();
@@ -98,8 +100,16 @@ absl::StatusOr<RunInputs> LoadRunInputs(const HardwareFlags& hardware, const Pla
   absl::StatusOr<Model> model = LoadModel(hardware.model, config->awq.has_value() ? "" : "bf16");
   if (!model.ok()) return model.status();
   std::shared_ptr<const Tokenizer> tokenizer;
-  if (absl::StatusOr<std::shared_ptr<const Tokenizer>> loaded = Tokenizer::Load(hardware.model);
-      loaded.ok()) {
+  if (CatalogueConfig(hardware.model).has_value()) {
+    if (needs_tokenizer) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(hardware.model,
+                       ": a bundled model has no tokenizer: give a --workload, or "
+                       "the folder of a checkpoint"));
+    }
+  } else if (absl::StatusOr<std::shared_ptr<const Tokenizer>> loaded =
+                 Tokenizer::Load(hardware.model);
+             loaded.ok()) {
     tokenizer = *std::move(loaded);
   } else if (needs_tokenizer || !absl::IsNotFound(loaded.status())) {
     return loaded.status();
@@ -123,11 +133,15 @@ absl::StatusOr<RunInputs> LoadRunInputs(const HardwareFlags& hardware, const Pla
 absl::StatusOr<Fingerprints> FingerprintsOf(const Topology& topology, const HardwareFlags& hardware,
                                             const WeightSource& weights) {
   constexpr size_t kPage = 4096;
-  const std::string config_file = hardware.model + "/config.json";
-  std::ifstream in(config_file, std::ios::binary);
   std::ostringstream model;
-  model << in.rdbuf();
-  if (!in) return absl::NotFoundError(absl::StrCat(config_file, ": cannot be read"));
+  if (const auto bundled = CatalogueConfig(hardware.model); bundled.has_value()) {
+    model << *bundled;
+  } else {
+    const std::string config_file = hardware.model + "/config.json";
+    std::ifstream in(config_file, std::ios::binary);
+    model << in.rdbuf();
+    if (!in) return absl::NotFoundError(absl::StrCat(config_file, ": cannot be read"));
+  }
   std::vector<const Tensor*> tensors;
   if (weights.checkpoint != nullptr) tensors = weights.checkpoint->tensors();
   for (const Tensor* const tensor : tensors) {

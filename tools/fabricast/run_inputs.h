@@ -16,6 +16,7 @@
 #include "runtime/plan/plan.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "runtime/weights/checkpoint.h"
+#include "runtime/workload/workload.h"
 #include "tools/fabricast/inputs.h"
 #include "topology/topology.h"
 
@@ -48,9 +49,9 @@ struct RunInputs {
   bool on_gpus = false;                        // or on processors
 };
 
-// `needs_tokenizer`: fails without one.
+// `workload`: what plans that are chosen go by; may be null. `needs_tokenizer`: fails without one.
 absl::StatusOr<RunInputs> LoadRunInputs(const HardwareFlags& hardware, const PlanFlags& plan,
-                                        bool needs_tokenizer);
+                                        const Workload* workload, bool needs_tokenizer);
 
 // Whether its stages are computed on GPUs. kInvalidArgument if some are and some are not.
 absl::StatusOr<bool> IsOfGpus(const Topology& topology);

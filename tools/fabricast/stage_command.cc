@@ -53,7 +53,8 @@ void AddStageCommand(CLI::App& app, int& exit_status) {
   flags->hardware.AddTo(*command);
   command->add_option(
       "--ip", flags->ip,
-      "Listen at this address of this machine; default: the host's in the topology");
+      "Listen at this address of this machine; default: that of the host in the topology that has "
+      "GPU number N; give it where stages have several GPUs");
   flags->processes.AddTo(*command);
   command->callback([=, &exit_status] { exit_status = RunStageCommand(*flags); });
 }

@@ -25,8 +25,11 @@ constexpr int64_t kF32Bytes = 4;
 #define FABRICAST_RETURN_IF_ERROR(expression) \
   if (absl::Status status = (expression); !status.ok()) return status
 
-// Of logits: what a matrix product's output must be a multiple of.
-constexpr int64_t kStrideMultiple = 4;
+// Of rows of logits: what a matrix product's output is in multiples of.
+int64_t StrideFor(int64_t outputs) {
+  constexpr int64_t kMultiple = 4;
+  return (outputs + kMultiple - 1) / kMultiple * kMultiple;
+}
 
 std::vector<const CudaMatrix*> MatricesOf(const CudaLayer& layer) {
   return {&layer.qkv, &layer.o, &layer.gate_up, &layer.down};
@@ -70,7 +73,6 @@ CudaDecoder::CudaDecoder(const DecoderConfig& config, const StageShape& shape,
 std::vector<CudaDecoder::Buffer> CudaDecoder::Buffers() {
   const int64_t tokens = options_.max_tokens;
   const int64_t entries = options_.max_entries;
-  const int64_t boundary = tokens * shape_.hidden * kBf16Bytes;
   const int64_t attended = shape_.heads * shape_.head_dim;
   int64_t activations = 0;
   int64_t products = 0;
@@ -110,15 +112,12 @@ std::vector<CudaDecoder::Buffer> CudaDecoder::Buffers() {
       }
     }
   }
-  const bool first = shape_.embedding.has_value();
   const bool last = shape_.lm_head.has_value();
   if (last) input(weights_.lm_head, entries);
   const int vocabulary = static_cast<int>(shape_.vocabulary);
   const auto at = [](auto*& pointer) { return reinterpret_cast<void**>(&pointer); };
   std::vector<Buffer> buffers = {
       {"step buffer", StepBufferBytes(tokens, entries, options_.max_table), at(step_buffer_)},
-      {"input of the stage", first ? 0 : boundary, &input_},
-      {"output of the stage", last ? 0 : boundary, &output_},
       {"residual stream", tokens * shape_.hidden * kF32Bytes, at(hidden_)},
       {"inputs of matrix products", activations, &activations_},
       {"scales of tokens", tokens * kF32Bytes, at(token_scale_)},
@@ -138,15 +137,19 @@ std::vector<CudaDecoder::Buffer> CudaDecoder::Buffers() {
   };
   if (last) {
     buffers.push_back({"logits", entries * logits_stride() * kF32Bytes, at(logits_)});
+    if (shape_.vocabulary_divided()) {
+      buffers.push_back(
+          {"parts of logits",
+           shape_.rank.ranks * entries * StrideFor(shape_.lm_head->outputs()) * kF32Bytes,
+           at(divided_logits_)});
+    }
     buffers.push_back(
         {"histories", entries * HistoryWords(vocabulary) * kF32Bytes, at(histories_)});
   }
   return buffers;
 }
 
-int64_t CudaDecoder::logits_stride() const {
-  return (shape_.vocabulary + kStrideMultiple - 1) / kStrideMultiple * kStrideMultiple;
-}
+int64_t CudaDecoder::logits_stride() const { return StrideFor(shape_.vocabulary); }
 
 absl::StatusOr<CudaDecoder::Bytes> CudaDecoder::BytesNeeded(const StageShape& shape,
                                                             const CudaDecoderOptions& options,
@@ -181,6 +184,13 @@ absl::StatusOr<std::unique_ptr<CudaDecoder>> CudaDecoder::Make(
                                             cudaMemcpyHostToDevice));
   FABRICAST_RETURN_IF_CUDA_FAILS(cudaDeviceSynchronize());
   return decoder;
+}
+
+void CudaDecoder::Join(NcclCommunicator* group) {
+  FABRICAST_CHECK(group == nullptr ||
+                  (group->rank() == shape_.rank.rank && group->ranks() == shape_.rank.ranks))
+      << group->rank() << " of " << group->ranks();
+  group_ = group;
 }
 
 KvCacheView CudaDecoder::Cache(size_t layer) const {
@@ -263,26 +273,32 @@ absl::Status CudaDecoder::RecordHistories(const StepShape& shape, absl::Span<con
                        vocabulary, histories_, {.stream = stream});
 }
 
-absl::Status CudaDecoder::Compute(const StepShape& shape, GpuStream stream) {
-  FABRICAST_RETURN_IF_ERROR(ComputeInput(shape, stream));
+absl::Status CudaDecoder::Compute(const StepShape& shape, void* input, void* output,
+                                  GpuStream stream) {
+  FABRICAST_RETURN_IF_ERROR(ComputeInput(shape, input, stream));
   for (size_t layer = 0; layer < layers(); ++layer) {
     FABRICAST_RETURN_IF_ERROR(ComputeLayer(shape, layer, stream));
   }
   FABRICAST_RETURN_IF_ERROR(FindNotFiniteRow(shape, stream));
-  return ComputeOutput(shape, stream);
+  return ComputeOutput(shape, output, stream);
 }
 
-absl::Status CudaDecoder::ComputeOutput(const StepShape& shape, GpuStream stream) {
-  const LaunchOptions launch = {.stream = stream, .overlap_previous = true};
-  if (output_ != nullptr) return ToBf16(hidden_, shape.tokens * shape_.hidden, output_, launch);
-  return Sample(shape, launch);
+absl::Status CudaDecoder::ComputeOutput(const StepShape& shape, void* output, GpuStream stream) {
+  if (shape_.lm_head) return Sample(shape, stream);
+  return ToBf16(hidden_, shape.tokens * shape_.hidden, output,
+                {.stream = stream, .overlap_previous = true});
 }
 
-absl::Status CudaDecoder::ComputeInput(const StepShape& shape, GpuStream stream) {
+absl::Status CudaDecoder::ComputeInput(const StepShape& shape, void* input, GpuStream stream) {
   // The first kernel follows a copy, which it cannot overlap with.
   const LaunchOptions launch = {.stream = stream};
   if (weights_.embedding == nullptr) {
-    return FromBf16(input_, shape.tokens * shape_.hidden, hidden_, launch);
+    const int64_t elements = shape.tokens * shape_.hidden;
+    if (group_ != nullptr) {
+      FABRICAST_RETURN_IF_ERROR(
+          group_->Broadcast(input, elements * kBf16Bytes, /*root=*/0, stream));
+    }
+    return FromBf16(input, elements, hidden_, launch);
   }
   return Embed(weights_.embedding, weights_.embedding_type,
                InStep<int32_t>(StepLayout(shape).tokens), shape.tokens,
@@ -292,7 +308,7 @@ absl::Status CudaDecoder::ComputeInput(const StepShape& shape, GpuStream stream)
 absl::Status CudaDecoder::FindNotFiniteRow(const StepShape& shape, GpuStream stream) {
   return FindNotFinite(hidden_, shape.tokens, static_cast<int>(shape_.hidden),
                        InStep<int32_t>(StepLayout(shape).first_bad_row),
-                       {.stream = stream, .overlap_previous = true});
+                       AfterResidual(shape.tokens, stream));
 }
 
 absl::Status CudaDecoder::ComputeLayer(const StepShape& shape, size_t index, GpuStream stream) {
@@ -302,8 +318,8 @@ absl::Status CudaDecoder::ComputeLayer(const StepShape& shape, size_t index, Gpu
   const float epsilon = static_cast<float>(config_.rms_norm_eps);
 
   const Activations qkv_input = InputOf(layer.qkv, tokens);
-  FABRICAST_RETURN_IF_ERROR(
-      RmsNorm(hidden_, nullptr, layer.input_norm, epsilon, qkv_input, launch));
+  FABRICAST_RETURN_IF_ERROR(RmsNorm(hidden_, nullptr, layer.input_norm, epsilon, qkv_input,
+                                    AfterResidual(tokens, stream)));
   FABRICAST_RETURN_IF_ERROR(
       Multiply(layer.qkv, qkv_input, OutputKind::kBf16, products_, layer.qkv.outputs(), launch));
   const StepLayout at(shape);
@@ -327,15 +343,11 @@ absl::Status CudaDecoder::ComputeLayer(const StepShape& shape, size_t index, Gpu
   } else {
     FABRICAST_RETURN_IF_ERROR(PackRows(attended_, layer.o.inputs(), o_input, launch));
   }
-  FABRICAST_RETURN_IF_ERROR(
-      Multiply(layer.o, o_input, OutputKind::kAddF32, hidden_, shape_.hidden, launch));
-  if (layer.o.bias != nullptr) {
-    FABRICAST_RETURN_IF_ERROR(AddBiasF32(layer.o.bias, tokens, shape_.hidden, hidden_, launch));
-  }
+  FABRICAST_RETURN_IF_ERROR(AddToResidual(layer.o, o_input, stream));
 
   const Activations gate_up_input = InputOf(layer.gate_up, tokens);
-  FABRICAST_RETURN_IF_ERROR(
-      RmsNorm(hidden_, nullptr, layer.post_attention_norm, epsilon, gate_up_input, launch));
+  FABRICAST_RETURN_IF_ERROR(RmsNorm(hidden_, nullptr, layer.post_attention_norm, epsilon,
+                                    gate_up_input, AfterResidual(tokens, stream)));
   const int64_t gate_up = layer.gate_up.outputs();
   FABRICAST_RETURN_IF_ERROR(
       Multiply(layer.gate_up, gate_up_input, OutputKind::kBf16, products_, gate_up, launch));
@@ -344,10 +356,20 @@ absl::Status CudaDecoder::ComputeLayer(const StepShape& shape, size_t index, Gpu
   }
   const Activations down_input = InputOf(layer.down, tokens);
   FABRICAST_RETURN_IF_ERROR(SwiGlu(products_, gate_up, down_input, launch));
-  FABRICAST_RETURN_IF_ERROR(
-      Multiply(layer.down, down_input, OutputKind::kAddF32, hidden_, shape_.hidden, launch));
-  if (layer.down.bias == nullptr) return absl::OkStatus();
-  return AddBiasF32(layer.down.bias, tokens, shape_.hidden, hidden_, launch);
+  return AddToResidual(layer.down, down_input, stream);
+}
+
+absl::Status CudaDecoder::AddToResidual(const CudaMatrix& matrix, const Activations& input,
+                                        GpuStream stream) {
+  const LaunchOptions launch = {.stream = stream, .overlap_previous = true};
+  const int tokens = input.layout.tokens;
+  const OutputKind kind = shape_.rank.rank == 0 ? OutputKind::kAddF32 : OutputKind::kF32;
+  FABRICAST_RETURN_IF_ERROR(Multiply(matrix, input, kind, hidden_, shape_.hidden, launch));
+  if (matrix.bias != nullptr) {
+    FABRICAST_RETURN_IF_ERROR(AddBiasF32(matrix.bias, tokens, shape_.hidden, hidden_, launch));
+  }
+  if (group_ == nullptr) return absl::OkStatus();
+  return group_->SumF32(hidden_, tokens * shape_.hidden, stream);
 }
 
 absl::Status CudaDecoder::Attend(const StepShape& shape, size_t layer,
@@ -374,17 +396,41 @@ absl::Status CudaDecoder::Attend(const StepShape& shape, size_t layer,
   return PrefillAttention(arguments, shape.longest_chunk, shape.chunk_tokens, launch);
 }
 
-absl::Status CudaDecoder::Sample(const StepShape& shape, const LaunchOptions& launch) {
+absl::Status CudaDecoder::Sample(const StepShape& shape, GpuStream stream) {
   if (shape.sampled == 0) return absl::OkStatus();
+  const LaunchOptions launch = {.stream = stream, .overlap_previous = true};
   const StepLayout at(shape);
   const Activations input = InputOf(weights_.lm_head, shape.sampled);
   FABRICAST_RETURN_IF_ERROR(RmsNorm(hidden_, InStep<int32_t>(at.sampled_rows), weights_.final_norm,
                                     static_cast<float>(config_.rms_norm_eps), input, launch));
-  FABRICAST_RETURN_IF_ERROR(
-      Multiply(weights_.lm_head, input, OutputKind::kF32, logits_, logits_stride(), launch));
+  const bool divided = shape_.vocabulary_divided();
+  FABRICAST_RETURN_IF_ERROR(divided ? ComputeDividedLogits(input, stream)
+                                    : Multiply(weights_.lm_head, input, OutputKind::kF32, logits_,
+                                               logits_stride(), launch));
+  // A kernel cannot overlap with a copy.
   return SampleTokens(logits_, logits_stride(), shape.sampled, static_cast<int>(shape_.vocabulary),
                       InStep<GpuSamplingRow>(at.sampling), histories_,
-                      InStep<GpuSampledToken>(at.sampled_tokens), launch);
+                      InStep<GpuSampledToken>(at.sampled_tokens),
+                      {.stream = stream, .overlap_previous = !divided});
+}
+
+absl::Status CudaDecoder::ComputeDividedLogits(const Activations& input, GpuStream stream) {
+  const int64_t rows = input.layout.tokens;
+  const int64_t part = weights_.lm_head.outputs();
+  const int64_t stride = StrideFor(part);
+  float* const own = divided_logits_ + shape_.rank.rank * rows * stride;
+  FABRICAST_RETURN_IF_ERROR(Multiply(weights_.lm_head, input, OutputKind::kF32, own, stride,
+                                     {.stream = stream, .overlap_previous = true}));
+  if (group_ != nullptr) {
+    FABRICAST_RETURN_IF_ERROR(
+        group_->AllGather(own, rows * stride * kF32Bytes, divided_logits_, stream));
+  }
+  for (int rank = 0; rank < shape_.rank.ranks; ++rank) {
+    FABRICAST_RETURN_IF_CUDA_FAILS(cudaMemcpy2DAsync(
+        logits_ + rank * part, logits_stride() * kF32Bytes, divided_logits_ + rank * rows * stride,
+        stride * kF32Bytes, part * kF32Bytes, rows, cudaMemcpyDeviceToDevice, stream));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace fabricast

@@ -3,6 +3,12 @@
 // The residual stream is FP32; what enters a matrix product is BF16 or FP16 as the weights want it
 // (kernels/int4/activations.h), what leaves it BF16, and so are keys and values. Sums are FP32, and
 // in an order that depends on the number of tokens of the step: the same step gives the same bits.
+//
+// Where several GPUs share the stage, each has a decoder of its share of the weights, and all are
+// given the same steps. The residual stream is the same on all, bit for bit: rank 0 adds its part
+// of a product of o or down to it, the others write theirs over it, and NCCL sums these in place;
+// twice a layer, tokens x hidden FP32. Of a lm_head that is divided by vocabulary each computes its
+// part of the logits and gathers all; each samples.
 #ifndef FABRICAST_RUNTIME_EXECUTOR_CUDA_CUDA_DECODER_H_
 #define FABRICAST_RUNTIME_EXECUTOR_CUDA_CUDA_DECODER_H_
 
@@ -25,6 +31,7 @@
 #include "runtime/executor/cuda/stage_shape.h"
 #include "runtime/executor/cuda/step_buffer.h"
 #include "runtime/model/decoder_config.h"
+#include "runtime/nccl/nccl.h"
 
 namespace fabricast {
 
@@ -56,11 +63,13 @@ class CudaDecoder {
                                                            const CudaDevice& device,
                                                            CublasLt& cublas, DeviceMemory& memory);
 
-  // The device's copy of the step buffer, and the [tokens, hidden] BF16 that a stage gets and
-  // gives: null where there is none. `logits`: FP32 [sampled, logits_stride()].
+  // From here on the others of the group take part, in whatever is called: all ranks make the same
+  // calls. Before, or with null, their parts are missing, which is enough to load kernels and to
+  // try them out. `group`: of the shape's rank and ranks; outlives this.
+  void Join(NcclCommunicator* group);
+
+  // The device's copy of the step buffer. `logits`: FP32 [sampled, logits_stride()].
   std::byte* step_buffer() const { return step_buffer_; }
-  void* input() const { return input_; }
-  void* output() const { return output_; }
   const float* logits() const { return logits_; }
   int64_t logits_stride() const;
 
@@ -72,16 +81,18 @@ class CudaDecoder {
   absl::Status RecordHistories(const StepShape& shape, absl::Span<const int32_t> fresh,
                                GpuStream stream);
 
-  // The step in step_buffer(), of shape `shape`, part by part and in this order: from input() or
-  // the embedding; layer after layer; the search for rows that are not finite; and to output(), or
-  // to logits and the sampled tokens in the buffer. Every launch depends on `shape` alone, but for
-  // its table.
-  absl::Status ComputeInput(const StepShape& shape, GpuStream stream);
+  // The step in step_buffer(), of shape `shape`, part by part and in this order: from `input` or
+  // the embedding; layer after layer; the search for rows that are not finite; and to `output`, or
+  // to logits and the sampled tokens in the buffer. `input` and `output`: [tokens, hidden] BF16 in
+  // the GPU's memory; not used on the first stage and on the last. In a group rank 0's input is
+  // read and comes to the others', which is written. Every launch depends on them and `shape`
+  // alone, but for its table.
+  absl::Status ComputeInput(const StepShape& shape, void* input, GpuStream stream);
   absl::Status ComputeLayer(const StepShape& shape, size_t layer, GpuStream stream);
   absl::Status FindNotFiniteRow(const StepShape& shape, GpuStream stream);
-  absl::Status ComputeOutput(const StepShape& shape, GpuStream stream);
+  absl::Status ComputeOutput(const StepShape& shape, void* output, GpuStream stream);
   // All of them.
-  absl::Status Compute(const StepShape& shape, GpuStream stream);
+  absl::Status Compute(const StepShape& shape, void* input, void* output, GpuStream stream);
   size_t layers() const { return weights_.layers.size(); }
 
  private:
@@ -101,8 +112,18 @@ class CudaDecoder {
   Activations InputOf(const CudaMatrix& matrix, int tokens) const;
   absl::Status Multiply(const CudaMatrix& matrix, const Activations& input, OutputKind kind,
                         void* output, int64_t stride, const LaunchOptions& launch);
+  // hidden_ += input x matrix^T + bias, of all ranks.
+  absl::Status AddToResidual(const CudaMatrix& matrix, const Activations& input, GpuStream stream);
+  // Of the kernel that follows it, or whatever else has left the residual stream of so many tokens.
+  LaunchOptions AfterResidual(int tokens, GpuStream stream) const {
+    return {.stream = stream,
+            .overlap_previous =
+                group_ == nullptr || group_->SumOverlaps(int64_t{tokens} * shape_.hidden)};
+  }
   absl::Status Attend(const StepShape& shape, size_t layer, const LaunchOptions& launch);
-  absl::Status Sample(const StepShape& shape, const LaunchOptions& launch);
+  absl::Status Sample(const StepShape& shape, GpuStream stream);
+  // Of a rank's part of a divided lm_head.
+  absl::Status ComputeDividedLogits(const Activations& input, GpuStream stream);
   KvCacheView Cache(size_t layer) const;
   template <typename T>
   T* InStep(int64_t offset) const {
@@ -115,10 +136,9 @@ class CudaDecoder {
   const CudaDecoderOptions options_;
   const int compute_capability_;
   CublasLt& cublas_;
+  NcclCommunicator* group_ = nullptr;
 
   std::byte* step_buffer_ = nullptr;
-  void* input_ = nullptr;
-  void* output_ = nullptr;
   float* hidden_ = nullptr;        // [tokens, hidden]: the residual stream
   void* activations_ = nullptr;    // what enters a matrix product
   float* token_scale_ = nullptr;   // of packed activations
@@ -128,6 +148,7 @@ class CudaDecoder {
   float* frequencies_ = nullptr;   // RoPE's
   std::byte* kv_cache_ = nullptr;  // layer after layer
   float* logits_ = nullptr;
+  float* divided_logits_ = nullptr;  // [ranks, sampled, a part's stride]
   uint32_t* histories_ = nullptr;
   void* attention_workspace_ = nullptr;
   void* mma_workspace_ = nullptr;

@@ -3,6 +3,7 @@
 #define FABRICAST_RUNTIME_EXECUTOR_CUDA_CUDA_EXECUTOR_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "absl/status/status.h"
@@ -10,31 +11,43 @@
 #include "absl/strings/string_view.h"
 #include "runtime/executor/cuda/cuda_decoder.h"
 #include "runtime/executor/cuda/stage_shape.h"
+#include "runtime/executor/device_executor.h"
 #include "runtime/executor/gpu_stage.h"
-#include "runtime/executor/stage_executor.h"
 #include "runtime/model/decoder_config.h"
+#include "runtime/nccl/nccl.h"
 #include "runtime/weights/stage_weights.h"
 
 namespace fabricast {
 
-// Arithmetic: cuda_decoder.h. Everything that a step needs is allocated, and graphs of decode steps
-// are captured, before this returns; a step of fewer decodes is filled up to the next graph's
-// (step_buffer.h).
+// A GPU's part in a stage that several share (tensor_parallel_executor.h).
+struct TensorParallelMember {
+  TensorParallelRank rank;
+  // Called once everything is allocated and all kernels are loaded; returns when the others have
+  // come that far, with a communicator that outlives the executor. Null: there are no others.
+  std::function<absl::StatusOr<NcclCommunicator*>()> join = nullptr;
+};
+
+// On the only GPU of options.devices. Arithmetic: cuda_decoder.h. Everything that a step needs is
+// allocated, and graphs of decode steps are captured, before this returns; a step of fewer decodes
+// is filled up to the next graph's (step_buffer.h).
 //
 // Of AWQ's GEMM layout groups of 128 are computed with as 4 bits, others as FP16. Logits of
 // requests that ask for log-probabilities are sampled on the host, all others on the GPU.
 //
+// As a member of several, all must be given the same steps, at about the same time: each computes
+// its part and samples the same tokens. Input and output matter on rank 0 only.
+//
 // Errors: those of OpenCudaDevice, CublasLt::Load and ShapeOfStage; kInvalidArgument for options
 // out of range; kResourceExhausted if the stage does not fit, naming what is short and what would.
 // Errors of CUDA name the GPU and where to look (ExplainCudaError).
-absl::StatusOr<std::unique_ptr<StageExecutor>> MakeCudaExecutor(const DecoderConfig& config,
-                                                                StageWeights weights,
-                                                                const GpuStageOptions& options);
+absl::StatusOr<std::unique_ptr<DeviceExecutor>> MakeCudaExecutor(
+    const DecoderConfig& config, StageWeights weights, const GpuStageOptions& options,
+    const TensorParallelMember& member = {});
 
 // The same of weights that are made up on the GPU (MakeSyntheticCudaWeights).
-absl::StatusOr<std::unique_ptr<StageExecutor>> MakeSyntheticCudaExecutor(
+absl::StatusOr<std::unique_ptr<DeviceExecutor>> MakeSyntheticCudaExecutor(
     const DecoderConfig& config, const StageShare& share, uint64_t seed,
-    const GpuStageOptions& options);
+    const GpuStageOptions& options, const TensorParallelMember& member = {});
 
 // OK if a stage fits into `free` bytes of a GPU of `total`. `where` names the stage and the GPU.
 absl::Status CheckFits(const StageShape& shape, const CudaDecoder::Bytes& needed,

@@ -23,6 +23,8 @@ namespace {
 constexpr int64_t kBufferBytes = int64_t{64} << 20;
 
 constexpr uint64_t kMatricesOfLayer = 4;
+// More than a model's matrices.
+constexpr uint64_t kSeedsOfRank = uint64_t{1} << 32;
 
 #define FABRICAST_ASSIGN(member, expression)             \
   do {                                                   \
@@ -102,10 +104,13 @@ class Allocator {
       return weights;
     }
     weights.lm_head.format = shape.lm_head->format;
-    weights.lm_head.dense = {.type = TypeOf(shape.lm_head->format),
-                             .outputs = shape.vocabulary,
-                             .inputs = shape.hidden,
-                             .data = weights.embedding};
+    const int64_t outputs = shape.lm_head->outputs();
+    const int64_t first = shape.vocabulary_divided() ? shape.rank.rank * outputs : 0;
+    weights.lm_head.dense = {
+        .type = TypeOf(shape.lm_head->format),
+        .outputs = outputs,
+        .inputs = shape.hidden,
+        .data = static_cast<const std::byte*>(weights.embedding) + first * shape.hidden * 2};
     return weights;
   }
 
@@ -156,25 +161,19 @@ class Uploader {
     return absl::OkStatus();
   }
 
-  // Returns when `bytes` has been read, though not all of it may be at `to` yet.
-  absl::Status Upload(absl::Span<const std::byte> bytes, void* to) {
-    for (size_t at = 0; at < bytes.size(); at += kBufferBytes) {
-      const absl::Span<const std::byte> part = bytes.subspan(at, kBufferBytes);
+  // Returns when `rows` has been read, though not all of it may be at `to` yet.
+  absl::Status Upload(const ByteRows& rows, void* to) {
+    for (int64_t at = 0; at < rows.bytes(); at += kBufferBytes) {
+      const int64_t count = std::min(kBufferBytes, rows.bytes() - at);
       Buffer& buffer = buffers_[next_];
       next_ ^= 1;
       FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventSynchronize(buffer.event));
-      Read(part, buffer.bytes);
+      Read(rows, at, count, buffer.bytes);
       FABRICAST_RETURN_IF_CUDA_FAILS(cudaMemcpyAsync(static_cast<std::byte*>(to) + at, buffer.bytes,
-                                                     part.size(), cudaMemcpyHostToDevice, stream_));
+                                                     count, cudaMemcpyHostToDevice, stream_));
       FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventRecord(buffer.event, stream_));
     }
     return absl::OkStatus();
-  }
-
-  template <typename T>
-  absl::Status Upload(const std::vector<T>& values, void* to) {
-    return Upload({reinterpret_cast<const std::byte*>(values.data()), values.size() * sizeof(T)},
-                  to);
   }
 
  private:
@@ -184,15 +183,15 @@ class Uploader {
   };
 
   // Several threads, because each page is a fault, and a file's disk answers several at a time.
-  void Read(absl::Span<const std::byte> from, std::byte* to) const {
-    const size_t share = (from.size() + threads_ - 1) / threads_;
+  void Read(const ByteRows& from, int64_t first, int64_t count, std::byte* to) const {
+    const int64_t share = (count + threads_ - 1) / threads_;
     std::vector<std::future<void>> others;
-    for (size_t at = share; at < from.size(); at += share) {
-      others.push_back(std::async(std::launch::async, [part = from.subspan(at, share), to, at] {
-        std::memcpy(to + at, part.data(), part.size());
+    for (int64_t at = share; at < count; at += share) {
+      others.push_back(std::async(std::launch::async, [=] {
+        from.Copy(first + at, std::min(share, count - at), to + at);
       }));
     }
-    std::memcpy(to, from.data(), std::min(share, from.size()));
+    from.Copy(first, std::min(share, count), to);
     for (std::future<void>& other : others) other.get();
   }
 
@@ -215,8 +214,10 @@ class Loader {
   }
 
   absl::Status Stage(const StageShape& shape, const CudaWeights& to) {
+    rank_ = shape.rank.rank;
     if (from_.embedding) {
-      FABRICAST_RETURN_IF_ERROR(uploader_.Upload(from_.embedding->bytes, Writable(to.embedding)));
+      FABRICAST_RETURN_IF_ERROR(
+          uploader_.Upload(RowsOf(from_.embedding->bytes), Writable(to.embedding)));
       Release(*from_.embedding);
     }
     for (size_t i = 0; i < to.layers.size(); ++i) {
@@ -234,7 +235,12 @@ class Loader {
   }
 
   absl::Status Floats(const Tensor& tensor, const float* to) {
-    return uploader_.Upload(ToFloats(tensor), Writable(to));
+    return Floats(ToFloats(tensor), to);
+  }
+  absl::Status Floats(absl::Span<const float> floats, const float* to) {
+    return uploader_.Upload(
+        RowsOf({reinterpret_cast<const std::byte*>(floats.data()), floats.size() * sizeof(float)}),
+        Writable(to));
   }
 
   absl::Status Layer(const LayerShape& shape, const LayerWeights& from, const CudaLayer& to) {
@@ -253,80 +259,81 @@ class Loader {
   absl::Status Matrix(const MatrixShape& shape, const std::vector<const LinearWeights*>& parts,
                       const CudaMatrix& to) {
     int64_t row = 0;
-    for (const LinearWeights* part : parts) {
-      FABRICAST_CHECK(part->in == shape.inputs) << part->in << " " << shape.inputs;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const LinearWeights& from = *parts[i];
+      const LinearPart part = PartOf(from, shape.parts[i], shape.inputs, rank_);
       if (shape.format == MatrixFormat::kInt4) {
-        FABRICAST_RETURN_IF_ERROR(Int4Rows(*part, row, to.int4));
+        FABRICAST_RETURN_IF_ERROR(Int4(from, part, row, to.int4));
       } else {
         FABRICAST_RETURN_IF_ERROR(
-            DenseRows(*part, shape.format,
-                      static_cast<std::byte*>(Writable(to.dense.data)) + row * shape.inputs * 2));
+            Dense(from, part, shape.format,
+                  static_cast<std::byte*>(Writable(to.dense.data)) + row * shape.inputs * 2));
       }
       // Without a bias of its own a part has the zeros that are there.
-      if (part->bias) FABRICAST_RETURN_IF_ERROR(Floats(*part->bias, to.bias + row));
-      row += part->out;
+      if (shape.bias && from.bias) {
+        const std::vector<float> bias = ToFloats(*from.bias);
+        FABRICAST_RETURN_IF_ERROR(
+            Floats(absl::MakeConstSpan(bias).subspan(part.first_out, part.out), to.bias + row));
+      }
+      row += part.out;
     }
     return absl::OkStatus();
   }
 
-  absl::Status Int4Rows(const LinearWeights& from, int64_t row, const Int4Matrix& to) {
+  absl::Status Int4(const LinearWeights& from, const LinearPart& part, int64_t row,
+                    const Int4Matrix& to) {
     // The stream runs copies and kernels in order: one buffer serves one matrix after another.
     std::byte* at = static_cast<std::byte*>(awq_);
-    const auto upload = [&](const Tensor& tensor) -> absl::StatusOr<const void*> {
+    const auto upload = [&](const ByteRows& rows, const Tensor& of) -> absl::StatusOr<const void*> {
       const void* const here = at;
-      FABRICAST_RETURN_IF_ERROR(uploader_.Upload(tensor.bytes, at));
-      at += StagedBytes(tensor);
-      Release(tensor);
+      FABRICAST_RETURN_IF_ERROR(uploader_.Upload(rows, at));
+      at += StagedBytes(rows.bytes());
+      Release(of);
       return here;
     };
+    const AwqRows rows = RowsOf(*from.awq, part);
     AwqTensors awq;
-    awq.outputs = from.out;
-    awq.inputs = from.in;
-    FABRICAST_ASSIGN(awq.qweight, upload(from.awq->qweight));
-    FABRICAST_ASSIGN(awq.qzeros, upload(from.awq->qzeros));
-    FABRICAST_ASSIGN(awq.scales, upload(from.awq->scales));
+    awq.outputs = part.out;
+    awq.inputs = part.in;
+    FABRICAST_ASSIGN(awq.qweight, upload(rows.qweight, from.awq->qweight));
+    FABRICAST_ASSIGN(awq.qzeros, upload(rows.qzeros, from.awq->qzeros));
+    FABRICAST_ASSIGN(awq.scales, upload(rows.scales, from.awq->scales));
     return PackInt4(awq, row, to, {.stream = stream_});
   }
 
-  absl::Status DenseRows(const LinearWeights& from, MatrixFormat format, void* to) {
-    if (from.awq) {
-      FABRICAST_RETURN_IF_ERROR(
-          uploader_.Upload(ToHalves(Dequantize(*from.awq, from.in, from.out), format), to));
-      Release(from.awq->qweight);
-      return absl::OkStatus();
-    }
-    const DType as_is = format == MatrixFormat::kF16 ? DType::kF16 : DType::kBf16;
-    FABRICAST_RETURN_IF_ERROR(from.dense->dtype == as_is
-                                  ? uploader_.Upload(from.dense->bytes, to)
-                                  : uploader_.Upload(ToHalves(ToFloats(*from.dense), format), to));
-    Release(*from.dense);
+  absl::Status Dense(const LinearWeights& from, const LinearPart& part, MatrixFormat format,
+                     void* to) {
+    FABRICAST_RETURN_IF_ERROR(uploader_.Upload(DenseRows(from, part, format).rows(), to));
+    Release(from.awq ? from.awq->qweight : *from.dense);
     return absl::OkStatus();
   }
 
  public:
   // In the staging buffer, so that the next tensor is aligned.
-  static int64_t StagedBytes(const Tensor& tensor) {
-    return (static_cast<int64_t>(tensor.bytes.size()) + 255) / 256 * 256;
-  }
+  static int64_t StagedBytes(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
  private:
   const StageWeights& from_;
   Uploader& uploader_;
   const GpuStream stream_;
+  int rank_ = 0;
   DeviceMemory staging_;
   void* awq_ = nullptr;
 };
 
+// No rank has more of it.
 int64_t LargestAwq(const StageWeights& weights) {
+  const auto staged = [](const Tensor& tensor) {
+    return Loader::StagedBytes(static_cast<int64_t>(tensor.bytes.size()));
+  };
   int64_t largest = 0;
   for (const LayerWeights& layer : weights.layers) {
     const FeedForwardWeights& feed_forward = *layer.feed_forward;
     for (const LinearWeights* linear : {&layer.q, &layer.k, &layer.v, &layer.o, &feed_forward.gate,
                                         &feed_forward.up, &feed_forward.down}) {
       if (!linear->awq) continue;
-      largest = std::max(largest, Loader::StagedBytes(linear->awq->qweight) +
-                                      Loader::StagedBytes(linear->awq->qzeros) +
-                                      Loader::StagedBytes(linear->awq->scales));
+      largest = std::max(largest, staged(linear->awq->qweight) + staged(linear->awq->qzeros) +
+                                      staged(linear->awq->scales));
     }
   }
   return largest;
@@ -362,9 +369,7 @@ absl::StatusOr<CudaWeights> MakeSyntheticCudaWeights(const StageShape& shape, in
     return gain == nullptr ? absl::OkStatus() : FillF32(1.0f, count, Writable(gain), options);
   };
   // A row of the weights is 1 long: outputs of normal inputs are about normal.
-  uint64_t next = seed + kMatricesOfLayer * static_cast<uint64_t>(first_layer);
-  const auto matrix = [&](const CudaMatrix& matrix) {
-    const uint64_t seed = next++;
+  const auto matrix = [&](uint64_t seed, const CudaMatrix& matrix) {
     if (matrix.format == MatrixFormat::kInt4) {
       return FillSyntheticInt4(seed, matrix.int4, options);
     }
@@ -373,20 +378,28 @@ absl::StatusOr<CudaWeights> MakeSyntheticCudaWeights(const StageShape& shape, in
                               1.0f / std::sqrt(static_cast<float>(dense.inputs)),
                               Writable(dense.data), options);
   };
+  const uint64_t share = kSeedsOfRank * static_cast<uint64_t>(shape.rank.rank);
+  uint64_t next = seed + share + kMatricesOfLayer * static_cast<uint64_t>(first_layer);
   for (const CudaLayer& layer : to.layers) {
     FABRICAST_RETURN_IF_ERROR(ones(layer.input_norm, shape.hidden));
     FABRICAST_RETURN_IF_ERROR(ones(layer.post_attention_norm, shape.hidden));
     FABRICAST_RETURN_IF_ERROR(ones(layer.q_norm, shape.head_dim));
     FABRICAST_RETURN_IF_ERROR(ones(layer.k_norm, shape.head_dim));
-    FABRICAST_RETURN_IF_ERROR(matrix(layer.qkv));
-    FABRICAST_RETURN_IF_ERROR(matrix(layer.o));
-    FABRICAST_RETURN_IF_ERROR(matrix(layer.gate_up));
-    FABRICAST_RETURN_IF_ERROR(matrix(layer.down));
+    FABRICAST_RETURN_IF_ERROR(matrix(next++, layer.qkv));
+    FABRICAST_RETURN_IF_ERROR(matrix(next++, layer.o));
+    FABRICAST_RETURN_IF_ERROR(matrix(next++, layer.gate_up));
+    FABRICAST_RETURN_IF_ERROR(matrix(next++, layer.down));
   }
-  next = ~seed;  // no layer's
+  // ~seed and ~seed - 1 are no layer's. What is whole is the same on all ranks.
   if (to.final_norm != nullptr) {
     FABRICAST_RETURN_IF_ERROR(ones(to.final_norm, shape.hidden));
-    FABRICAST_RETURN_IF_ERROR(matrix(to.lm_head));
+    CudaMatrix lm_head = to.lm_head;
+    if (shape.tied) {
+      lm_head.dense.data = to.embedding;
+      lm_head.dense.outputs = shape.vocabulary;
+    }
+    const bool whole = shape.tied || !shape.vocabulary_divided();
+    FABRICAST_RETURN_IF_ERROR(matrix(whole ? ~seed : ~seed - share, lm_head));
   }
   if (to.embedding != nullptr && !shape.tied) {
     const DenseType type =

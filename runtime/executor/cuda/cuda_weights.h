@@ -48,16 +48,17 @@ struct CudaWeights {
 
 // Copies `weights` to the current device: while the GPU's copy engine empties one page-locked
 // buffer, `threads` fill the other from the checkpoint's mapping, whose pages are then released.
-// AWQ is repacked on the GPU; what has to be converted otherwise is so on the host. Memory comes
-// from `memory`, shape.weight_bytes() and some for alignment; beside it, for the time of the call,
-// one layer's largest matrix.
+// AWQ is repacked on the GPU; what has to be converted otherwise is so on the host. A rank's share
+// is cut out as it is read. Memory comes from `memory`, shape.weight_bytes() and some for
+// alignment; beside it, for the time of the call, one layer's largest matrix.
 //
 // Returns when all of it is there. Errors are CUDA's, and kResourceExhausted from `memory`.
 absl::StatusOr<CudaWeights> LoadCudaWeights(const StageShape& shape, const StageWeights& weights,
                                             int threads, DeviceMemory& memory);
 
-// Weights of that shape out of nothing: a function of `seed` and of the layer's place in the model
-// alone, such that outputs of matrix products are about as large as their inputs.
+// Weights of that shape out of nothing: a function of `seed`, the layer's place in the model and
+// the rank alone, such that outputs of matrix products are about as large as their inputs. Those of
+// several ranks are not parts of one rank's.
 absl::StatusOr<CudaWeights> MakeSyntheticCudaWeights(const StageShape& shape, int64_t first_layer,
                                                      uint64_t seed, DeviceMemory& memory);
 

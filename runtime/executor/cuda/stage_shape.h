@@ -14,9 +14,19 @@
 
 namespace fabricast {
 
+// One of the GPUs that share a stage (tensor parallelism). Heads, with their keys and values, and
+// the feed-forward's width are divided among them evenly and in order: q, k, v, gate and up by
+// outputs, o and down by inputs; the biases of the latter two are rank 0's. lm_head is divided by
+// vocabulary if that is a multiple of `ranks`. All else is on every GPU.
+struct TensorParallelRank {
+  int rank = 0;
+  int ranks = 1;
+};
+
 // Formats of matrices. AWQ in groups of 128 stays INT4. Dense weights are FP16 if the checkpoint's
 // are, BF16 otherwise; AWQ that the INT4 kernels do not take is dequantised to FP16, as
-// its scales are (BF16 if they are not).
+// its scales are (BF16 if they are not). They take a rank's share if its inputs are a multiple of
+// 128, its outputs of 8, and those of q, k and gate of 128.
 enum class MatrixFormat { kInt4, kBf16, kF16 };
 
 // Linear layers of the same input, one above the other.
@@ -39,7 +49,9 @@ struct LayerShape {
   int64_t bytes() const;
 };
 
+// Of one rank.
 struct StageShape {
+  TensorParallelRank rank;
   int64_t hidden = 0;
   int64_t heads = 0;
   int64_t kv_heads = 0;
@@ -52,17 +64,22 @@ struct StageShape {
   std::optional<MatrixShape> lm_head;
   bool tied = false;  // lm_head is the embedding, which is there once
 
+  // lm_head's outputs are a part of the vocabulary.
+  bool vocabulary_divided() const { return lm_head && lm_head->outputs() < vocabulary; }
   int64_t weight_bytes() const;
   int64_t kv_bytes_per_token() const;  // BF16, of all layers
 };
 
-// kUnimplemented, naming the configuration's field and the mend: a mixture of experts.
-absl::StatusOr<StageShape> ShapeOfStage(const DecoderConfig& config, const StageWeights& weights);
+// Naming the configuration's field and the mend: kUnimplemented for a mixture of experts,
+// kInvalidArgument if heads, KV heads or the feed-forward's width are not a multiple of the ranks.
+absl::StatusOr<StageShape> ShapeOfStage(const DecoderConfig& config, const StageWeights& weights,
+                                        const TensorParallelRank& rank = {});
 
 // The shape that a checkpoint of `config` with AWQ, or else BF16 weights, has: for synthetic
 // weights. kUnimplemented as well: AWQ in groups other than 128, or modules_to_not_convert.
 absl::StatusOr<StageShape> ShapeOfSyntheticStage(const DecoderConfig& config,
-                                                 const StageShare& share);
+                                                 const StageShare& share,
+                                                 const TensorParallelRank& rank = {});
 
 }  // namespace fabricast
 

@@ -1,0 +1,56 @@
+// Stages on GPUs of one or several hosts, each a process, joined by NCCL's point-to-point calls.
+//
+// Each direction of a link is a communicator of two ranks with a stream of its own. What is not
+// activations goes another way (the side channel): NCCL's identifiers, the lengths of messages, and
+// why an end goes. It is also where a death shows, so that a peer that is merely slow is never
+// taken for a dead one.
+//
+// On one host the two GPUs meet before each transfer (shared_counters.h), so that it holds
+// multiprocessors only while bytes move. Between hosts NCCL's kernels wait for one another, a
+// multiprocessor a channel.
+#ifndef FABRICAST_RUNTIME_TRANSPORT_NCCL_TRANSPORT_H_
+#define FABRICAST_RUNTIME_TRANSPORT_NCCL_TRANSPORT_H_
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "runtime/nccl/nccl.h"
+#include "runtime/transport/device_transport.h"
+#include "runtime/transport/stage_transport.h"
+
+namespace fabricast {
+
+struct NcclLinks {
+  int stage = 0;
+  // Directions that are used; the peers say the same of theirs.
+  std::vector<int> receive_from;
+  std::vector<int> send_to;
+  // Blocks that move a message at most, a power of two: how fast a long one goes, how many
+  // multiprocessors it holds meanwhile, and some 13 MB each of the GPU's memory a direction. Over
+  // NVLink 1, 4 and 16 take 22, 18 and 17 us for 32 KiB and 2.0, 0.5 and 0.3 ms for 64 MiB
+  // (benchmarks/results/nccl_links.md).
+  int channels = 4;
+  // Whether GPUs of one host meet by counters; both ends must want it.
+  bool meet = true;
+  // A link broke, also if nothing was pending on it, or its peer closed it; the status is what
+  // `done`s get. Once a peer, on any thread, before the `done`s that are pending, never after Close
+  // has returned nor because of it; must not block, but may call Close.
+  std::function<void(int peer, const absl::Status&)> on_broken;
+};
+
+// Joins this stage's current GPU to its peers', who do the same at about the same time. `side`
+// joins the same stages, has carried nothing else yet, and belongs to the transport from then on.
+// Its links end with these and the other way round.
+//
+// kDeadlineExceeded if a peer has not come by `deadline`, and whatever ends a link of `side`.
+absl::StatusOr<std::unique_ptr<DeviceTransport>> MakeNcclTransport(
+    std::shared_ptr<Nccl> nccl, std::unique_ptr<StageTransport> side, const NcclLinks& links,
+    absl::Time deadline);
+
+}  // namespace fabricast
+
+#endif  // FABRICAST_RUNTIME_TRANSPORT_NCCL_TRANSPORT_H_
