@@ -2,7 +2,6 @@
 
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
-#include <dlfcn.h>
 
 #include <cstdlib>
 #include <map>
@@ -12,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/gpu/cuda_status.h"
+#include "kernels/gpu/dynamic_library.h"
 
 namespace fabricast {
 namespace {
@@ -39,48 +39,29 @@ struct Functions {
 };
 
 absl::StatusOr<Functions> LoadFunctions(const std::vector<std::string>& libraries) {
-  // Stays loaded: handles belong to it.
-  void* library = nullptr;
-  std::string name, tried;
-  for (const std::string& candidate : libraries) {
-    library = dlopen(candidate.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (library != nullptr) {
-      name = candidate;
-      break;
-    }
-    const char* const error = dlerror();
-    absl::StrAppend(&tried, tried.empty() ? "" : "; ", error == nullptr ? candidate : error);
-  }
-  if (library == nullptr) {
-    return absl::UnavailableError(absl::StrCat(
-        "cuBLASLt cannot be loaded (", tried,
-        "); install CUDA's libcublas-13-0 (or pip's nvidia-cublas), and if it is in another "
-        "folder, name that in LD_LIBRARY_PATH"));
-  }
-
+  absl::StatusOr<DynamicLibrary> library =
+      DynamicLibrary::Open(libraries, "cuBLASLt",
+                           "install CUDA's libcublas-13-0 (or pip's nvidia-cublas), and if it is "
+                           "in another folder, name "
+                           "that in LD_LIBRARY_PATH");
+  if (!library.ok()) return library.status();
   Functions functions;
-  std::string missing;
-  const auto load = [&](const char* symbol, auto& function) {
-    function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, symbol));
-    if (function == nullptr && missing.empty()) missing = symbol;
-  };
-  load("cublasLtCreate", functions.create);
-  load("cublasLtDestroy", functions.destroy);
-  load("cublasLtGetVersion", functions.get_version);
-  load("cublasLtGetStatusString", functions.get_status_string);
-  load("cublasLtMatmulDescCreate", functions.desc_create);
-  load("cublasLtMatmulDescDestroy", functions.desc_destroy);
-  load("cublasLtMatmulDescSetAttribute", functions.desc_set);
-  load("cublasLtMatrixLayoutCreate", functions.layout_create);
-  load("cublasLtMatrixLayoutDestroy", functions.layout_destroy);
-  load("cublasLtMatmulPreferenceCreate", functions.preference_create);
-  load("cublasLtMatmulPreferenceDestroy", functions.preference_destroy);
-  load("cublasLtMatmulPreferenceSetAttribute", functions.preference_set);
-  load("cublasLtMatmulAlgoGetHeuristic", functions.get_heuristic);
-  load("cublasLtMatmul", functions.matmul);
-  if (!missing.empty()) {
-    return absl::UnavailableError(
-        absl::StrCat(name, " lacks ", missing, "; it is not cuBLASLt of CUDA 12 or 13"));
+  library->Find("cublasLtCreate", functions.create);
+  library->Find("cublasLtDestroy", functions.destroy);
+  library->Find("cublasLtGetVersion", functions.get_version);
+  library->Find("cublasLtGetStatusString", functions.get_status_string);
+  library->Find("cublasLtMatmulDescCreate", functions.desc_create);
+  library->Find("cublasLtMatmulDescDestroy", functions.desc_destroy);
+  library->Find("cublasLtMatmulDescSetAttribute", functions.desc_set);
+  library->Find("cublasLtMatrixLayoutCreate", functions.layout_create);
+  library->Find("cublasLtMatrixLayoutDestroy", functions.layout_destroy);
+  library->Find("cublasLtMatmulPreferenceCreate", functions.preference_create);
+  library->Find("cublasLtMatmulPreferenceDestroy", functions.preference_destroy);
+  library->Find("cublasLtMatmulPreferenceSetAttribute", functions.preference_set);
+  library->Find("cublasLtMatmulAlgoGetHeuristic", functions.get_heuristic);
+  library->Find("cublasLtMatmul", functions.matmul);
+  if (absl::Status status = library->Complete("cuBLASLt of CUDA 12 or 13"); !status.ok()) {
+    return status;
   }
   return functions;
 }
