@@ -70,9 +70,13 @@ struct End {
   }
 };
 
+constexpr std::pair<NcclMeeting, const char*> kMeetings[] = {{NcclMeeting::kShared, "meeting"},
+                                                             {NcclMeeting::kRelayed, "relayed"},
+                                                             {NcclMeeting::kNone, "spinning"}};
+
 class Links {
  public:
-  Links(std::shared_ptr<Nccl> nccl, int channels, bool meet) {
+  Links(std::shared_ptr<Nccl> nccl, int channels, NcclMeeting meeting) {
     std::unique_ptr<TcpEndpoint> endpoints[2];
     for (std::unique_ptr<TcpEndpoint>& endpoint : endpoints) {
       absl::StatusOr<std::unique_ptr<TcpEndpoint>> listening =
@@ -100,7 +104,7 @@ class Links {
         links.stage = stage;
         links.receive_from = links.send_to = {1 - stage};
         links.channels = channels;
-        links.meet = meet;
+        links.meeting = meeting;
         absl::StatusOr<std::unique_ptr<DeviceTransport>> transport =
             MakeNcclTransport(nccl, *std::move(side), links, deadline);
         Check(transport.status());
@@ -147,12 +151,12 @@ class Links {
   }
 
   // Microseconds of a hop of a chain of `rounds` there and back.
-  double Chain(int64_t bytes, int rounds = kRounds) {
+  double Chain(int64_t bytes, int rounds = kRounds, int head_us = kHead) {
     End& here = ends_[0];
     End& there = ends_[1];
     Settle();
     here.Use();
-    Check(WaitInBlocks(1, 0, kHead, here.stream));
+    Check(WaitInBlocks(1, 0, head_us, here.stream));
     Check(cudaEventRecord(here.start, here.stream));
     for (int i = 0; i < rounds; ++i) {
       there.Use();
@@ -306,13 +310,13 @@ void Hops(const std::shared_ptr<Nccl>& nccl, const std::vector<int>& channel_cou
   std::cout << "\n## A hop\n\nus of one of " << 2 * kRounds
             << " hops in a chain there and back, and GB/s of messages that follow one another; "
                "the processor's us a call of ReceiveAfter and of SendAfter of 32 KiB.\n";
-  for (const bool meet : {true, false}) {
+  for (const auto& [meeting, name] : kMeetings) {
     for (const int channels : channel_counts) {
-      Links links(nccl, channels, meet);
+      Links links(nccl, channels, meeting);
       const auto [receive_us, send_us] = links.Calls();
       std::cout << absl::StrFormat(
           "\n%d channels, %s; calls %.1f and %.1f us; %.0f MB of a GPU for both directions\n\n",
-          channels, meet ? "meeting" : "spinning", receive_us, send_us, links.end(1).taken_mb);
+          channels, name, receive_us, send_us, links.end(1).taken_mb);
       std::cout << "| message | us | GB/s |\n| ---: | ---: | ---: |\n";
       for (const int64_t bytes : {8 * kKiB, 32 * kKiB, 128 * kKiB, 512 * kKiB, kMiB, 2 * kMiB,
                                   8 * kMiB, 32 * kMiB, 64 * kMiB}) {
@@ -326,18 +330,18 @@ void Hops(const std::shared_ptr<Nccl>& nccl, const std::vector<int>& channel_cou
   }
 }
 
-void Neighbours(const std::shared_ptr<Nccl>& nccl) {
+void Neighbours(const std::shared_ptr<Nccl>& nccl, const std::vector<int>& channel_counts) {
   int multiprocessors = 0;
   Check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 1));
   std::cout << "\n## What a receive that waits takes from kernels\n\n"
             << "us of 10 kernels of 100 us, a block a multiprocessor (" << multiprocessors
             << "), with so much shared memory, while so many messages are waited for.\n";
-  constexpr int kShared[] = {0, 64 << 10, 100 << 10, 128 << 10, 160 << 10, 200 << 10, 227 << 10};
-  for (const bool meet : {true, false}) {
-    for (const int channels : {1, 4, 8}) {
-      Links links(nccl, channels, meet);
+  constexpr int kShared[] = {0, 64 << 10, 100 << 10, 128 << 10, 200 << 10, 226 << 10, 227 << 10};
+  for (const auto& [meeting, name] : kMeetings) {
+    for (const int channels : channel_counts) {
+      Links links(nccl, channels, meeting);
       std::cout << "\n"
-                << channels << " channels, " << (meet ? "meeting" : "spinning")
+                << channels << " channels, " << name
                 << "\n\n| shared | none | one | two | one, all multiprocessors but " << channels
                 << " |\n| ---: | ---: | ---: | ---: | ---: |\n";
       for (const int shared : kShared) {
@@ -365,6 +369,66 @@ void Neighbours(const std::shared_ptr<Nccl>& nccl) {
       std::cout << "\n" << std::flush;
     }
   }
+}
+
+// Sends a word from GPU 0 to GPU 1 every 10 ms while it lives.
+class Keeper {
+ public:
+  Keeper() {
+    thread_ = std::thread([this] {
+      Check(cudaSetDevice(1));
+      void* there = nullptr;
+      Check(cudaMalloc(&there, 4));
+      Check(cudaSetDevice(0));
+      void* here = nullptr;
+      Check(cudaMalloc(&here, 4));
+      const cudaError_t enabled = cudaDeviceEnablePeerAccess(1, 0);
+      if (enabled != cudaErrorPeerAccessAlreadyEnabled) Check(enabled);
+      (void)cudaGetLastError();
+      cudaStream_t stream = nullptr;
+      Check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+      while (!over_) {
+        Check(cudaMemcpyPeerAsync(there, 1, here, 0, 4, stream));
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      }
+      Check(cudaStreamSynchronize(stream));
+      Check(cudaStreamDestroy(stream));
+    });
+  }
+  ~Keeper() {
+    over_ = true;
+    thread_.join();
+  }
+
+ private:
+  std::atomic<bool> over_ = false;
+  std::thread thread_;
+};
+
+// Hops over links that have rested.
+void Rests(const std::shared_ptr<Nccl>& nccl) {
+  std::cout
+      << "\n## After a rest\n\nus of a hop, half of one there and back, with 4 channels, when "
+         "nothing has gone over the link for so long, or a word every 10 ms.\n\n| rest |";
+  std::vector<std::unique_ptr<Links>> links;
+  for (const auto& [meeting, name] : kMeetings) {
+    std::cout << " 32 KiB, " << name << " | 768 KiB |";
+    links.push_back(std::make_unique<Links>(nccl, 4, meeting));
+  }
+  std::cout << "\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
+  const auto row = [&](int rest_ms, const char* note) {
+    std::cout << "| " << rest_ms << " ms" << note;
+    for (const std::unique_ptr<Links>& each : links) {
+      for (const int64_t bytes : {32 * kKiB, 768 * kKiB}) {
+        const double us = MedianOf([&] { return each->Chain(bytes, 1, 1'000 * rest_ms); });
+        std::cout << absl::StrFormat(" | %.1f", us);
+      }
+    }
+    std::cout << " |\n" << std::flush;
+  };
+  for (const int rest_ms : {1, 10, 25, 30, 40, 50, 100}) row(rest_ms, "");
+  const Keeper keeper;
+  for (const int rest_ms : {25, 50, 100}) row(rest_ms, ", words");
 }
 
 // Collectives of a group of two, as tensor parallelism uses them.
@@ -423,9 +487,9 @@ int Main(int argc, char** argv) {
   CLI::App app("Hops over NCCL between two GPUs, and what they take from the kernels beside them");
   std::string only;
   std::vector<int> channels = {1, 2, 4, 8, 16};
-  app.add_option("--only", only, "One part: neighbours, hops or sums")
-      ->check(CLI::IsMember({"neighbours", "hops", "sums"}));
-  app.add_option("--channels", channels, "Channels of the hops: powers of two")->delimiter(',');
+  app.add_option("--only", only, "One part: neighbours, rests, hops or sums")
+      ->check(CLI::IsMember({"neighbours", "rests", "hops", "sums"}));
+  app.add_option("--channels", channels, "Channels: powers of two")->delimiter(',');
   CLI11_PARSE(app, argc, argv);
 
   // As runtime/transport/nccl_environment.h has it for one host.
@@ -443,7 +507,8 @@ int Main(int argc, char** argv) {
   Check(cudaGetDeviceProperties(&properties, 0));
   std::cout << "- GPUs: 2 of " << gpus << " " << properties.name << "; " << nccl.value()->name()
             << "\n";
-  if (only.empty() || only == "neighbours") Neighbours(*nccl);
+  if (only.empty() || only == "neighbours") Neighbours(*nccl, channels);
+  if (only.empty() || only == "rests") Rests(*nccl);
   if (only.empty() || only == "hops") Hops(*nccl, channels);
   if (only.empty() || only == "sums") Sums(*nccl);
   return 0;

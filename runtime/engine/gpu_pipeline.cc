@@ -61,16 +61,20 @@ absl::StatusOr<std::unique_ptr<StageExecutor>> MakeGpuStage(const DecoderConfig&
   return MakeTensorParallelExecutor(config, *weights, options);
 }
 
+absl::Status CheckNccl() {
+  const absl::Status status = Nccl::Load().status();
+  if (status.ok()) return status;
+  return absl::Status(
+      status.code(),
+      absl::StrCat(status.message(),
+                   "; or do without: --transport tcp takes activations through the processes"));
+}
+
 absl::StatusOr<std::unique_ptr<DeviceTransport>> JoinGpuStages(
     int stage, int stages, int device, std::unique_ptr<StageTransport> joined,
     absl::Time deadline) {
   absl::StatusOr<std::shared_ptr<Nccl>> nccl = Nccl::Load();
-  if (!nccl.ok()) {
-    return absl::Status(
-        nccl.status().code(),
-        absl::StrCat(nccl.status().message(),
-                     "; or do without: --transport tcp takes activations through the processes"));
-  }
+  if (!nccl.ok()) return nccl.status();
   absl::StatusOr<CudaDevice> opened = OpenCudaDevice(device);
   if (!opened.ok()) return opened.status();
   NcclLinks links;

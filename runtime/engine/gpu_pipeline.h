@@ -47,6 +47,9 @@ absl::StatusOr<std::unique_ptr<StageExecutor>> MakeGpuStage(const DecoderConfig&
                                                             const StageShare& share,
                                                             const GpuStageOptions& options);
 
+// Whether NCCL can be loaded; else how to mend it, or do without.
+absl::Status CheckNccl();
+
 // Joins a stage's GPU (`device`) to those of the stages before and after it by NCCL
 // (runtime/transport/nccl_transport.h); the stages are joined by `joined` already.
 absl::StatusOr<std::unique_ptr<DeviceTransport>> JoinGpuStages(

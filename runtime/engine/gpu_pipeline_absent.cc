@@ -24,6 +24,8 @@ absl::StatusOr<std::unique_ptr<StageExecutor>> MakeGpuStage(const DecoderConfig&
   return WithoutCuda();
 }
 
+absl::Status CheckNccl() { return WithoutCuda(); }
+
 absl::StatusOr<std::unique_ptr<DeviceTransport>> JoinGpuStages(int, int, int,
                                                                std::unique_ptr<StageTransport>,
                                                                absl::Time) {

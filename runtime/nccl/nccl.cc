@@ -1,7 +1,6 @@
 #include "runtime/nccl/nccl.h"
 
 #include <cuda_runtime_api.h>
-#include <dlfcn.h>
 #include <nccl.h>
 
 #include <atomic>
@@ -11,12 +10,12 @@
 #include <cstring>
 #include <mutex>
 #include <thread>
-#include <type_traits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "kernels/gpu/cuda_status.h"
+#include "kernels/gpu/dynamic_library.h"
 #include "runtime/check.h"
 
 namespace fabricast {
@@ -58,55 +57,32 @@ std::string VersionText(int version) {
 }
 
 absl::StatusOr<Functions> LoadFunctions(const std::vector<std::string>& libraries) {
-  // Stays loaded: communicators belong to it, and its threads run its code.
-  void* library = nullptr;
-  std::string name, tried;
-  for (const std::string& candidate : libraries) {
-    library = dlopen(candidate.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (library != nullptr) {
-      name = candidate;
-      break;
-    }
-    const char* const error = dlerror();
-    absl::StrAppend(&tried, tried.empty() ? "" : "; ", error == nullptr ? candidate : error);
-  }
-  if (library == nullptr) {
-    return absl::UnavailableError(absl::StrCat(
-        "NCCL cannot be loaded (", tried,
-        "); install NVIDIA's libnccl2 (or pip's nvidia-nccl-cu13), and if it is in another folder, "
-        "name that in LD_LIBRARY_PATH"));
-  }
-
+  absl::StatusOr<DynamicLibrary> library = DynamicLibrary::Open(
+      libraries, "NCCL",
+      "install NVIDIA's libnccl2 (or pip's nvidia-nccl-cu13), and if it is in another folder, name "
+      "that in LD_LIBRARY_PATH");
+  if (!library.ok()) return library.status();
+  constexpr char kWhat[] = "NCCL 2.17 or newer";
   Functions functions;
-  std::string missing;
-  const auto load = [&](const char* symbol, auto& function) {
-    function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, symbol));
-    if (function == nullptr && missing.empty()) missing = symbol;
-  };
-  const auto found = [&] {
-    return missing.empty() ? absl::OkStatus()
-                           : absl::UnavailableError(absl::StrCat(name, " lacks ", missing,
-                                                                 "; it is not NCCL 2.17 or newer"));
-  };
-  load("ncclGetVersion", functions.get_version);
-  if (absl::Status status = found(); !status.ok()) return status;
+  library->Find("ncclGetVersion", functions.get_version);
+  if (absl::Status status = library->Complete(kWhat); !status.ok()) return status;
   int version = 0;
   if (functions.get_version(&version) != ncclSuccess || version < kOldestVersion) {
-    return absl::UnavailableError(absl::StrCat(name, " is NCCL ", VersionText(version),
+    return absl::UnavailableError(absl::StrCat(library->path(), " is NCCL ", VersionText(version),
                                                "; install 2.17 or newer (NVIDIA's libnccl2)"));
   }
-  load("ncclGetUniqueId", functions.get_unique_id);
-  load("ncclCommInitRankConfig", functions.comm_init_rank_config);
-  load("ncclCommAbort", functions.comm_abort);
-  load("ncclCommGetAsyncError", functions.comm_get_async_error);
-  load("ncclGetErrorString", functions.get_error_string);
-  load("ncclGetLastError", functions.get_last_error);
-  load("ncclAllReduce", functions.all_reduce);
-  load("ncclAllGather", functions.all_gather);
-  load("ncclBroadcast", functions.broadcast);
-  load("ncclSend", functions.send);
-  load("ncclRecv", functions.receive);
-  if (absl::Status status = found(); !status.ok()) return status;
+  library->Find("ncclGetUniqueId", functions.get_unique_id);
+  library->Find("ncclCommInitRankConfig", functions.comm_init_rank_config);
+  library->Find("ncclCommAbort", functions.comm_abort);
+  library->Find("ncclCommGetAsyncError", functions.comm_get_async_error);
+  library->Find("ncclGetErrorString", functions.get_error_string);
+  library->Find("ncclGetLastError", functions.get_last_error);
+  library->Find("ncclAllReduce", functions.all_reduce);
+  library->Find("ncclAllGather", functions.all_gather);
+  library->Find("ncclBroadcast", functions.broadcast);
+  library->Find("ncclSend", functions.send);
+  library->Find("ncclRecv", functions.receive);
+  if (absl::Status status = library->Complete(kWhat); !status.ok()) return status;
   return functions;
 }
 
@@ -162,8 +138,9 @@ class Stream {
     while (true) {
       const cudaError_t state = cudaStreamQuery(stream_);
       if (state != cudaErrorNotReady) return fabricast::ToStatus(state, "cudaStreamQuery");
-      if (absl::Now() >= deadline)
-        return absl::DeadlineExceededError("the peers' GPUs do not come");
+      if (absl::Now() >= deadline) {
+        return absl::DeadlineExceededError("the other ranks' GPUs do not come");
+      }
       absl::SleepFor(kPause);
     }
   }

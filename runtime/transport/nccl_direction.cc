@@ -15,6 +15,8 @@
 namespace fabricast {
 namespace {
 
+// Between looks at a counter that the GPU is to set: short beside the way to the other end.
+constexpr std::chrono::microseconds kRelayPause{20};
 constexpr size_t kMostInStream = DeviceTransport::kMostTransfers;
 
 // The calling thread's device is `device` while it lives.
@@ -58,6 +60,7 @@ absl::Status NcclDirection::Prepare() {
     over_.push_back(event);
   }
   thread_ = std::thread([this] { Run(); });
+  if (setup_.relay != nullptr) relay_thread_ = std::thread([this] { Relay(); });
   return absl::OkStatus();
 }
 
@@ -68,6 +71,7 @@ NcclDirection::~NcclDirection() {
     changed_.notify_all();
   }
   if (thread_.joinable()) thread_.join();
+  if (relay_thread_.joinable()) relay_thread_.join();
   const DeviceScope scope(setup_.device);
   // A transfer that could not be put into the stream whole may have left a wait there.
   while (stream_ != nullptr && cudaStreamQuery(stream_) == cudaErrorNotReady) {
@@ -202,6 +206,28 @@ void NcclDirection::Run() {
     running_ = false;
     changed_.notify_all();
   }
+}
+
+void NcclDirection::Relay() {
+  uint32_t told = 0;
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [&] { return stopped_ || (meetings_ != told && !setup_.end->ended()); });
+    if (stopped_) return;
+    lock.unlock();
+    if (const uint32_t met = setup_.counters->Now(setup_.own_counter); met != told) {
+      told = met;
+      setup_.relay(met);
+    } else {
+      std::this_thread::sleep_for(kRelayPause);
+    }
+    lock.lock();
+  }
+}
+
+void NcclDirection::Met(uint32_t met) {
+  if (setup_.counters == nullptr || setup_.end->ended()) return;
+  setup_.counters->SetNow(setup_.peer_counter, met);
 }
 
 void NcclDirection::Wake() {

@@ -47,14 +47,15 @@ class LinkEnd {
 // Thread-safe but for its making and end.
 //
 // The two GPUs first tell one another by counters that they have come to a transfer, so that NCCL's
-// kernels, which spin while they wait, begin together. Without counters they spin.
+// kernels, which spin while they wait, begin together. Counters that the ends do not share are
+// relayed by the processors. Without counters the kernels spin.
 class NcclDirection {
  public:
   struct Setup {
     int device = 0;
     bool sends = false;
     std::unique_ptr<NcclCommunicator> communicator;  // rank 0 sends
-    const SharedCounters* counters = nullptr;        // of the link, or none
+    const SharedCounters* counters = nullptr;        // of the link, or this end's, or none
     int own_counter = 0;                             // this end sets it
     int peer_counter = 0;                            // the other does
     const void* owner = nullptr;                     // of callbacks, for CallbackScope
@@ -63,6 +64,8 @@ class NcclDirection {
     std::function<void(const absl::Status&)> fail;
     // Tells the other end of a message, in order. For a direction that sends.
     std::function<void(uint64_t bytes)> announce;
+    // Tells the other end what its counter of this end should be; null if it sees it itself.
+    std::function<void(uint32_t met)> relay;
     // What ends the link if a message of `came` bytes meets a buffer of `expected`.
     std::function<void(uint64_t came, uint64_t expected)> mismatch;
   };
@@ -76,6 +79,9 @@ class NcclDirection {
                       bool at_once, StageTransport::Done done);
   // The other end tells of a message. For a direction that receives.
   void Announced(uint64_t bytes);
+
+  // The other end tells its counter.
+  void Met(uint32_t met);
 
   // The link has ended: `done`s will get its status.
   void Wake();
@@ -106,12 +112,14 @@ class NcclDirection {
   GpuEventHandle over(uint64_t number) const;
   bool Drained() const { return transfers_.empty() && !running_; }
   void Run();
+  void Relay();
   void Release() const;
 
   const Setup setup_;
   GpuStream stream_ = nullptr;
   std::vector<GpuEventHandle> over_;  // by a transfer's number, in turn
   std::thread thread_;
+  std::thread relay_thread_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

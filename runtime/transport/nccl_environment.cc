@@ -180,6 +180,13 @@ HostNetwork HostNetwork::Read(const std::string& sysfs) {
   return network;
 }
 
+std::vector<EnvironmentSetting> CudaEnvironment() {
+  return {{"CUDA_MODULE_LOADING", "EAGER",
+           "loading a kernel while one of NCCL's waits on the GPU could block"},
+          {"CUDA_DEVICE_MAX_CONNECTIONS", "32",
+           "streams that share a queue of the GPU wait for one another"}};
+}
+
 std::vector<EnvironmentSetting> NcclEnvironment(const Topology& topology,
                                                 absl::Span<const int> gpus, absl::string_view host,
                                                 const HostNetwork& network) {
@@ -187,10 +194,6 @@ std::vector<EnvironmentSetting> NcclEnvironment(const Topology& topology,
   settings.push_back({"NCCL_NVLS_ENABLE", "0",
                       "stages are joined point to point and groups are small: NVLink's multicast "
                       "gives nothing"});
-  settings.push_back({"CUDA_MODULE_LOADING", "EAGER",
-                      "loading a kernel while one of NCCL's waits on the GPU could block"});
-  settings.push_back({"CUDA_DEVICE_MAX_CONNECTIONS", "32",
-                      "streams that share a queue of the GPU wait for one another"});
 
   const Host* const own = FindHost(topology, host);
   const std::string address =

@@ -35,8 +35,12 @@ struct EnvironmentSetting {
   bool users_own = false;  // it was set already, to `value`, which stays
 };
 
-// For a process on `host` whose pipeline runs on `gpus` (indices into the topology); `network` is
-// the host's own. In a fixed order; nothing that depends on what is set already.
+// What CUDA needs for stages that wait for one another on their GPUs, whatever the topology.
+std::vector<EnvironmentSetting> CudaEnvironment();
+
+// What NCCL needs. For a process on `host` whose pipeline runs on `gpus` (indices into the
+// topology); `network` is the host's own. In a fixed order; nothing that depends on what is set
+// already.
 std::vector<EnvironmentSetting> NcclEnvironment(const Topology& topology,
                                                 absl::Span<const int> gpus, absl::string_view host,
                                                 const HostNetwork& network);

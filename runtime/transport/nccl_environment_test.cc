@@ -62,13 +62,17 @@ std::string Reason(const std::vector<EnvironmentSetting>& settings, const std::s
   return "";
 }
 
+TEST(CudaEnvironmentTest, IsTheSameEverywhere) {
+  EXPECT_THAT(Values(CudaEnvironment()), ElementsAre(Pair("CUDA_MODULE_LOADING", "EAGER"),
+                                                     Pair("CUDA_DEVICE_MAX_CONNECTIONS", "32")));
+}
+
 TEST(NcclEnvironmentTest, OneHostNeedsNoNetwork) {
   const absl::StatusOr<Topology> topology = Topology::Load("h200_x4");
   ASSERT_TRUE(topology.ok()) << topology.status();
   EXPECT_THAT(Values(NcclEnvironment(*topology, {0, 1, 2}, "node_a", NodeA())),
-              ElementsAre(Pair("NCCL_NVLS_ENABLE", "0"), Pair("CUDA_MODULE_LOADING", "EAGER"),
-                          Pair("CUDA_DEVICE_MAX_CONNECTIONS", "32"),
-                          Pair("NCCL_SOCKET_IFNAME", "=lo"), Pair("NCCL_IB_DISABLE", "1")));
+              ElementsAre(Pair("NCCL_NVLS_ENABLE", "0"), Pair("NCCL_SOCKET_IFNAME", "=lo"),
+                          Pair("NCCL_IB_DISABLE", "1")));
 }
 
 TEST(NcclEnvironmentTest, TwoHostsGoOverThePortsThatAreUpAtTheirOwnGidAndAsFarAsTheTopologySays) {
@@ -77,11 +81,10 @@ TEST(NcclEnvironmentTest, TwoHostsGoOverThePortsThatAreUpAtTheirOwnGidAndAsFarAs
       NcclEnvironment(topology, {0, 1, 2}, "node_a", NodeA());
   EXPECT_THAT(
       Values(settings),
-      ElementsAre(Pair("NCCL_NVLS_ENABLE", "0"), Pair("CUDA_MODULE_LOADING", "EAGER"),
-                  Pair("CUDA_DEVICE_MAX_CONNECTIONS", "32"),
-                  Pair("NCCL_SOCKET_IFNAME", "=enp1s0f0np0"), Pair("NCCL_IB_HCA", "=mlx5_0:1"),
-                  Pair("NCCL_IB_GID_INDEX", "5"), Pair("NCCL_NET_GDR_LEVEL", "SYS"),
-                  Pair("NCCL_P2P_NET_CHUNKSIZE", "524288"), Pair("NCCL_BUFFSIZE", "8388608")));
+      ElementsAre(Pair("NCCL_NVLS_ENABLE", "0"), Pair("NCCL_SOCKET_IFNAME", "=enp1s0f0np0"),
+                  Pair("NCCL_IB_HCA", "=mlx5_0:1"), Pair("NCCL_IB_GID_INDEX", "5"),
+                  Pair("NCCL_NET_GDR_LEVEL", "SYS"), Pair("NCCL_P2P_NET_CHUNKSIZE", "524288"),
+                  Pair("NCCL_BUFFSIZE", "8388608")));
   EXPECT_THAT(Reason(settings, "NCCL_P2P_NET_CHUNKSIZE"),
               HasSubstr("this topology's has 400 Gbps"));
   EXPECT_THAT(Reason(settings, "NCCL_P2P_NET_CHUNKSIZE"), HasSubstr("wrong results"));

@@ -34,13 +34,15 @@ constexpr std::chrono::milliseconds kCheckPeriod{100};
 constexpr std::chrono::milliseconds kReleasePeriod{1};
 
 // What one end tells the other first: 8 bytes that name this protocol, whether it sends and whether
-// it receives, NCCL's identifier for what it sends, and the name of counters that it has made.
+// it receives, how it can meet, NCCL's identifier for what it sends, and the name of counters that
+// it has made for both.
 struct Hello {
-  static constexpr char kMagic[] = "fcnccl01";
-  static constexpr size_t kBytes = 8 + 2 + 128 + SharedCounters::kMostNameBytes;
+  static constexpr char kMagic[] = "fcnccl02";
+  static constexpr size_t kBytes = 8 + 3 + 128 + SharedCounters::kMostNameBytes;
 
   bool sends = false;
   bool receives = false;
+  NcclMeeting meeting = NcclMeeting::kNone;
   NcclId id = {};
   std::string counters;
 
@@ -50,8 +52,9 @@ struct Hello {
     std::memcpy(bytes.data(), kMagic, 8);
     bytes[8] = std::byte{sends};
     bytes[9] = std::byte{receives};
-    std::memcpy(bytes.data() + 10, id.data(), id.size());
-    std::memcpy(bytes.data() + 138, counters.data(), counters.size());
+    bytes[10] = static_cast<std::byte>(meeting);
+    std::memcpy(bytes.data() + 11, id.data(), id.size());
+    std::memcpy(bytes.data() + 139, counters.data(), counters.size());
     return bytes;
   }
   static absl::StatusOr<Hello> Decode(const std::array<std::byte, kBytes>& bytes) {
@@ -61,19 +64,21 @@ struct Hello {
     Hello hello;
     hello.sends = bytes[8] != std::byte{0};
     hello.receives = bytes[9] != std::byte{0};
-    std::memcpy(hello.id.data(), bytes.data() + 10, hello.id.size());
-    const char* const name = reinterpret_cast<const char*>(bytes.data()) + 138;
+    hello.meeting = static_cast<NcclMeeting>(bytes[10]);
+    std::memcpy(hello.id.data(), bytes.data() + 11, hello.id.size());
+    const char* const name = reinterpret_cast<const char*>(bytes.data()) + 139;
     hello.counters.assign(name, strnlen(name, SharedCounters::kMostNameBytes));
     return hello;
   }
 };
 
-// What an end tells the other later: of a message that it sends, or that one of `came` bytes met a
-// buffer of `expected`, which ends the link.
+// What an end tells the other later: of a message of `came` bytes that it sends; that one met a
+// buffer of `expected`, which ends the link; or that its counter has come to `came`, of the
+// direction in which it sends, or of the other.
 struct Record {
   static constexpr size_t kBytes = 17;
   using Bytes = std::array<std::byte, kBytes>;
-  enum class Kind : uint8_t { kMessage = 1, kWrongLength = 2 };
+  enum class Kind : uint8_t { kMessage = 1, kWrongLength = 2, kSenderMet = 3, kReceiverMet = 4 };
 
   Kind kind = Kind::kMessage;
   uint64_t came = 0;
@@ -201,6 +206,7 @@ class NcclTransport final : public DeviceTransport {
     Hello hello;       // ours
     Hello peer_hello;  // theirs
     std::unique_ptr<SharedCounters> counters;
+    bool relayed = false;  // the peer does not see them
     LinkEnd end;
     std::unique_ptr<NcclDirection> sending;
     std::unique_ptr<NcclDirection> receiving;
@@ -244,11 +250,14 @@ class NcclTransport final : public DeviceTransport {
         link->hello.id = *id;
       }
       // Without counters it goes as well.
-      if (setup_.meet && setup_.stage < peer) {
+      if (setup_.meeting != NcclMeeting::kNone) {
         absl::StatusOr<std::unique_ptr<SharedCounters>> counters = SharedCounters::Create();
         if (counters.ok()) {
           link->counters = *std::move(counters);
-          link->hello.counters = link->counters->name();
+          link->hello.meeting = setup_.meeting;
+          if (setup_.meeting == NcclMeeting::kShared && setup_.stage < peer) {
+            link->hello.counters = link->counters->name();
+          }
         }
       }
       Exchange& exchange = exchanges_[peer];
@@ -271,18 +280,22 @@ class NcclTransport final : public DeviceTransport {
     return absl::OkStatus();
   }
 
-  // The lower stage has made them; the higher one says whether it could open them.
+  // Each end has made counters. Those of the lower stage become both's, if the higher one says that
+  // it could open them.
   absl::Status ShareCounters(absl::Time deadline) {
     Pending pending;
     for (const auto& [peer, link] : links_) {
       Exchange& exchange = exchanges_[peer];
       const bool lower = setup_.stage < peer;
-      if (!lower && setup_.meet && !link->peer_hello.counters.empty()) {
+      if (!lower && link->hello.meeting == NcclMeeting::kShared &&
+          !link->peer_hello.counters.empty()) {
         absl::StatusOr<std::unique_ptr<SharedCounters>> counters =
             SharedCounters::Open(link->peer_hello.counters);
-        if (counters.ok()) link->counters = *std::move(counters);
+        if (counters.ok()) {
+          link->counters = *std::move(counters);
+          exchange.opened = std::byte{1};
+        }
       }
-      exchange.opened = std::byte{link->counters != nullptr};
       const absl::Status status =
           lower ? side_->Receive(peer, absl::MakeSpan(&exchange.opened, 1), pending.done(peer))
                 : side_->Send(peer, absl::MakeConstSpan(&exchange.opened, 1), pending.done(peer));
@@ -290,8 +303,12 @@ class NcclTransport final : public DeviceTransport {
     }
     if (absl::Status status = pending.Wait(setup_.stage, deadline); !status.ok()) return status;
     for (const auto& [peer, link] : links_) {
-      if (exchanges_[peer].opened == std::byte{0}) link->counters = nullptr;
-      if (link->counters != nullptr) link->counters->Unlink();
+      if (std::min(link->hello.meeting, link->peer_hello.meeting) == NcclMeeting::kNone) {
+        link->counters = nullptr;
+        continue;
+      }
+      link->relayed = exchanges_[peer].opened == std::byte{0};
+      link->counters->Unlink();
     }
     return absl::OkStatus();
   }
@@ -327,6 +344,10 @@ class NcclTransport final : public DeviceTransport {
       setup.announce = [this, &link](uint64_t bytes) {
         Tell(link, {Record::Kind::kMessage, bytes, bytes});
       };
+      if (link.relayed) {
+        const Record::Kind kind = sends ? Record::Kind::kSenderMet : Record::Kind::kReceiverMet;
+        setup.relay = [this, &link, kind](uint32_t met) { Tell(link, {kind, met, 0}); };
+      }
       setup.mismatch = [this, &link](uint64_t came, uint64_t expected) {
         const Record record = {Record::Kind::kWrongLength, came, expected};
         Tell(link, record);
@@ -367,20 +388,27 @@ class NcclTransport final : public DeviceTransport {
     const absl::Status status =
         side_->Receive(link.peer, absl::MakeSpan(link.heard), [this, &link](absl::Status heard) {
           if (!heard.ok()) return End(link, heard, /*broken=*/true);
-          const Record record = Record::Decode(link.heard);
-          if (record.kind == Record::Kind::kMessage && link.receiving != nullptr) {
-            link.receiving->Announced(record.came);
-          } else {
-            End(link,
-                absl::UnavailableError(absl::StrCat("stage ", link.peer, " ended the link: ",
-                                                    record.kind == Record::Kind::kWrongLength
-                                                        ? record.Lengths()
-                                                        : "what it sent was broken")),
-                /*broken=*/true);
-          }
+          Take(link, Record::Decode(link.heard));
           ListenTo(link);
         });
     if (!status.ok()) End(link, status, /*broken=*/true);
+  }
+
+  void Take(Link& link, const Record& record) {
+    if (record.kind == Record::Kind::kMessage && link.receiving != nullptr) {
+      link.receiving->Announced(record.came);
+    } else if (record.kind == Record::Kind::kSenderMet && link.receiving != nullptr) {
+      link.receiving->Met(static_cast<uint32_t>(record.came));
+    } else if (record.kind == Record::Kind::kReceiverMet && link.sending != nullptr) {
+      link.sending->Met(static_cast<uint32_t>(record.came));
+    } else {
+      End(link,
+          absl::UnavailableError(absl::StrCat("stage ", link.peer, " ended the link: ",
+                                              record.kind == Record::Kind::kWrongLength
+                                                  ? record.Lengths()
+                                                  : "what it sent was broken")),
+          /*broken=*/true);
+    }
   }
 
   // Only the first counts.
@@ -425,7 +453,7 @@ class NcclTransport final : public DeviceTransport {
     }
   }
 
-  // Lives as long as the side channel, which may use it until then.
+  // Lives until the side channel has been closed.
   struct Exchange {
     std::array<std::byte, Hello::kBytes> mine;
     std::array<std::byte, Hello::kBytes> theirs;
@@ -434,6 +462,8 @@ class NcclTransport final : public DeviceTransport {
 
   const std::shared_ptr<Nccl> nccl_;
   const NcclLinks setup_;
+  // The threads of directions use it until they end.
+  const std::unique_ptr<StageTransport> side_;
   int device_ = 0;
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -442,8 +472,6 @@ class NcclTransport final : public DeviceTransport {
   std::thread supervisor_;
   std::map<int, Exchange> exchanges_;
   std::map<int, std::unique_ptr<Link>> links_;
-  // Ends before what its callbacks use.
-  const std::unique_ptr<StageTransport> side_;
 };
 
 }  // namespace

@@ -5,9 +5,11 @@
 // why an end goes. It is also where a death shows, so that a peer that is merely slow is never
 // taken for a dead one.
 //
-// On one host the two GPUs meet before each transfer (shared_counters.h), so that it holds
-// multiprocessors only while bytes move. Between hosts NCCL's kernels wait for one another, a
-// multiprocessor a channel.
+// The two GPUs meet before each transfer (shared_counters.h), so that it holds multiprocessors only
+// while bytes move: NCCL's own kernels would wait for one another on them. On one host they do so
+// by themselves. Between hosts the processors tell each other over the side channel what the GPUs
+// have come to, which takes its latency a transfer, and a look every 20 us while a GPU is on its
+// way to one.
 #ifndef FABRICAST_RUNTIME_TRANSPORT_NCCL_TRANSPORT_H_
 #define FABRICAST_RUNTIME_TRANSPORT_NCCL_TRANSPORT_H_
 
@@ -24,6 +26,13 @@
 
 namespace fabricast {
 
+// How the two GPUs of a link come together for a transfer.
+enum class NcclMeeting {
+  kNone,     // by NCCL's kernels, which spin on a multiprocessor a channel
+  kRelayed,  // by counters of their own, which the processors relay
+  kShared,   // by counters that both see
+};
+
 struct NcclLinks {
   int stage = 0;
   // Directions that are used; the peers say the same of theirs.
@@ -34,8 +43,8 @@ struct NcclLinks {
   // NVLink 1, 4 and 16 take 22, 18 and 17 us for 32 KiB and 2.0, 0.5 and 0.3 ms for 64 MiB
   // (benchmarks/results/nccl_links.md).
   int channels = 4;
-  // Whether GPUs of one host meet by counters; both ends must want it.
-  bool meet = true;
+  // The lesser that the two ends ask for, and that is possible, is taken.
+  NcclMeeting meeting = NcclMeeting::kShared;
   // A link broke, also if nothing was pending on it, or its peer closed it; the status is what
   // `done`s get. Once a peer, on any thread, before the `done`s that are pending, never after Close
   // has returned nor because of it; must not block, but may call Close.

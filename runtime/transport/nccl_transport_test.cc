@@ -288,10 +288,10 @@ TransportUnderTest UnderTest(const std::string& name, const NcclLinks& links) {
           .can_kill = true};
 }
 
-NcclLinks Links(int channels, bool meet) {
+NcclLinks Links(int channels, NcclMeeting meeting) {
   NcclLinks links;
   links.channels = channels;
-  links.meet = meet;
+  links.meeting = meeting;
   return links;
 }
 
@@ -300,8 +300,9 @@ GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(TransportConformanceTest);
 
 std::vector<TransportUnderTest> TransportsUnderTest() {
   if (Gpus() < 2) return {};
-  return {UnderTest("meeting", Links(1, true)),
-          UnderTest("spinning_four_channels", Links(4, false))};
+  return {UnderTest("meeting", Links(1, NcclMeeting::kShared)),
+          UnderTest("relayed", Links(1, NcclMeeting::kRelayed)),
+          UnderTest("spinning", Links(4, NcclMeeting::kNone))};
 }
 
 INSTANTIATE_TEST_SUITE_P(Nccl, TransportConformanceTest, testing::ValuesIn(TransportsUnderTest()),
@@ -360,8 +361,9 @@ TEST_F(NcclTransportTest, TransfersKeepTheOrderOfTheGpusWork) {
   constexpr int kSlots = 2;
   constexpr size_t kBytes = kMiB;
   constexpr size_t kDelayBytes = 512 * kMiB;  // some 0.3 ms to copy
-  for (const bool meet : {true, false}) {
-    const std::shared_ptr<Stages> joined = JoinStages(2, Links(1, meet));
+  for (const NcclMeeting meeting :
+       {NcclMeeting::kShared, NcclMeeting::kRelayed, NcclMeeting::kNone}) {
+    const std::shared_ptr<Stages> joined = JoinStages(2, Links(1, meeting));
     Gpu at_0(0), at_1(1);
     const DeviceArray<std::byte> delay_0 = at_0.Zeros(2 * kDelayBytes);
     const DeviceArray<std::byte> delay_1 = at_1.Zeros(2 * kDelayBytes);
@@ -438,42 +440,48 @@ TEST_F(NcclTransportTest, MoreTransfersThanFitAreRefusedAfterEventsAndWaitWithou
   EXPECT_EQ(outcome.Wait().code(), absl::StatusCode::kCancelled);
 }
 
-// Here one end would meet, and the other would not: they do not.
+// Ends that ask for different ways to meet agree on one.
 TEST_F(NcclTransportTest, OnlyDirectionsThatWereAskedForExist) {
-  const std::unique_ptr<TcpEndpoint> endpoints[2] = {Listen(), Listen()};
-  std::unique_ptr<DeviceTransport> ends[2];
-  std::vector<std::thread> threads;
-  for (int stage = 0; stage < 2; ++stage) {
-    threads.emplace_back([&, stage] {
-      ASSERT_EQ(cudaSetDevice(stage), cudaSuccess);
-      const absl::Time deadline = absl::Now() + kPatience;
-      absl::StatusOr<std::unique_ptr<StageTransport>> side =
-          endpoints[stage]->Connect({.session = "test",
-                                     .stage = stage,
-                                     .peers = {{1 - stage, endpoints[1 - stage]->address()}},
-                                     .on_broken = nullptr},
-                                    deadline);
-      ASSERT_TRUE(side.ok()) << side.status();
-      NcclLinks links;
-      links.stage = stage;
-      links.meet = stage == 1;
-      (stage == 0 ? links.send_to : links.receive_from) = {1 - stage};
-      absl::StatusOr<std::unique_ptr<DeviceTransport>> end =
-          MakeNcclTransport(LoadedNccl(), *std::move(side), links, deadline);
-      ASSERT_TRUE(end.ok()) << end.status();
-      ends[stage] = *std::move(end);
-    });
+  for (const auto& [meeting_0, meeting_1] :
+       {std::pair(NcclMeeting::kNone, NcclMeeting::kShared),
+        std::pair(NcclMeeting::kRelayed, NcclMeeting::kShared),
+        std::pair(NcclMeeting::kShared, NcclMeeting::kRelayed)}) {
+    const NcclMeeting meetings[2] = {meeting_0, meeting_1};
+    const std::unique_ptr<TcpEndpoint> endpoints[2] = {Listen(), Listen()};
+    std::unique_ptr<DeviceTransport> ends[2];
+    std::vector<std::thread> threads;
+    for (int stage = 0; stage < 2; ++stage) {
+      threads.emplace_back([&, stage] {
+        ASSERT_EQ(cudaSetDevice(stage), cudaSuccess);
+        const absl::Time deadline = absl::Now() + kPatience;
+        absl::StatusOr<std::unique_ptr<StageTransport>> side =
+            endpoints[stage]->Connect({.session = "test",
+                                       .stage = stage,
+                                       .peers = {{1 - stage, endpoints[1 - stage]->address()}},
+                                       .on_broken = nullptr},
+                                      deadline);
+        ASSERT_TRUE(side.ok()) << side.status();
+        NcclLinks links;
+        links.stage = stage;
+        links.meeting = meetings[stage];
+        (stage == 0 ? links.send_to : links.receive_from) = {1 - stage};
+        absl::StatusOr<std::unique_ptr<DeviceTransport>> end =
+            MakeNcclTransport(LoadedNccl(), *std::move(side), links, deadline);
+        ASSERT_TRUE(end.ok()) << end.status();
+        ends[stage] = *std::move(end);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    Outcome outcome;
+    EXPECT_EQ(ends[0]->Receive(1, {}, outcome.done()).code(), absl::StatusCode::kNotFound);
+    EXPECT_EQ(ends[1]->Send(0, {}, outcome.done()).code(), absl::StatusCode::kNotFound);
+    Gpu at_0(0), at_1(1);
+    const DeviceArray<std::byte> sent = at_0.Zeros(1000), received = at_1.Zeros(1000);
+    Outcome moved;
+    ASSERT_TRUE(ends[0]->Send(1, Span(sent), moved.done()).ok());
+    ASSERT_TRUE(ends[1]->Receive(0, Span(received), moved.done()).ok());
+    EXPECT_TRUE(moved.Wait(2).ok()) << moved.Wait(2);
   }
-  for (std::thread& thread : threads) thread.join();
-  Outcome outcome;
-  EXPECT_EQ(ends[0]->Receive(1, {}, outcome.done()).code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(ends[1]->Send(0, {}, outcome.done()).code(), absl::StatusCode::kNotFound);
-  Gpu at_0(0), at_1(1);
-  const DeviceArray<std::byte> sent = at_0.Zeros(1000), received = at_1.Zeros(1000);
-  Outcome moved;
-  ASSERT_TRUE(ends[0]->Send(1, Span(sent), moved.done()).ok());
-  ASSERT_TRUE(ends[1]->Receive(0, Span(received), moved.done()).ok());
-  EXPECT_TRUE(moved.Wait(2).ok()) << moved.Wait(2);
 }
 
 TEST_F(NcclTransportTest, APeerThatDoesNotComeIsNamedAtTheDeadline) {

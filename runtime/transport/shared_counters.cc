@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <array>
-#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <type_traits>
@@ -137,10 +136,14 @@ absl::Status SharedCounters::WaitFor(int counter, uint32_t value, GpuStream stre
       "cuStreamWaitValue32");
 }
 
-void SharedCounters::SetNow(int counter, uint32_t value) const {
+void SharedCounters::SetNow(int counter, uint32_t value) const { At(counter).store(value); }
+
+uint32_t SharedCounters::Now(int counter) const { return At(counter).load(); }
+
+std::atomic_ref<uint32_t> SharedCounters::At(int counter) const {
   FABRICAST_CHECK(0 <= counter && counter < kCounters) << counter;
-  auto* const word = reinterpret_cast<uint32_t*>(static_cast<char*>(memory_) + counter * kStride);
-  std::atomic_ref<uint32_t>(*word).store(value);
+  return std::atomic_ref<uint32_t>(
+      *reinterpret_cast<uint32_t*>(static_cast<char*>(memory_) + counter * kStride));
 }
 
 }  // namespace fabricast

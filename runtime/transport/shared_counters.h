@@ -5,6 +5,7 @@
 #ifndef FABRICAST_RUNTIME_TRANSPORT_SHARED_COUNTERS_H_
 #define FABRICAST_RUNTIME_TRANSPORT_SHARED_COUNTERS_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -42,11 +43,13 @@ class SharedCounters {
   absl::Status Set(int counter, uint32_t value, GpuStream stream) const;
   // The GPU goes on there once `counter` has reached `value`, or has passed it by less than 2^31.
   absl::Status WaitFor(int counter, uint32_t value, GpuStream stream) const;
-  // The processor sets it.
+  // The processor sets it, or looks at it.
   void SetNow(int counter, uint32_t value) const;
+  uint32_t Now(int counter) const;
 
  private:
   SharedCounters(std::string name, bool owner) : name_(std::move(name)), linked_(owner) {}
+  std::atomic_ref<uint32_t> At(int counter) const;
   // Takes `fd`.
   absl::Status Map(int fd, bool create);
 

@@ -18,7 +18,6 @@
 #include "runtime/engine/cpu_pipeline.h"
 #include "runtime/engine/gpu_pipeline.h"
 #include "runtime/launch/local_addresses.h"
-#include "runtime/transport/nccl_environment.h"
 #include "runtime/transport/shared_secret.h"
 #include "tools/fabricast/interrupt.h"
 #include "tools/fabricast/local_gpus.h"
@@ -299,10 +298,13 @@ absl::StatusOr<std::unique_ptr<ProcessStages>> MakeProcessStages(const RunInputs
 }
 
 void UseNcclEnvironment(const Topology& topology, absl::Span<const int> gpus,
-                        const std::string& host) {
-  for (absl::string_view line : absl::StrSplit(EnvironmentText(SetEnvironment(NcclEnvironment(
-                                                   topology, gpus, host, HostNetwork::Read()))),
-                                               '\n', absl::SkipEmpty())) {
+                        const std::string& host, std::vector<EnvironmentSetting> settings) {
+  for (EnvironmentSetting& setting :
+       SetEnvironment(NcclEnvironment(topology, gpus, host, HostNetwork::Read()))) {
+    settings.push_back(std::move(setting));
+  }
+  for (absl::string_view line :
+       absl::StrSplit(EnvironmentText(settings), '\n', absl::SkipEmpty())) {
     LogLine(line);
   }
 }
@@ -310,6 +312,7 @@ void UseNcclEnvironment(const Topology& topology, absl::Span<const int> gpus,
 void LogLine(absl::string_view line) { std::cerr << absl::StrCat("fabricast: ", line, "\n"); }
 
 absl::Status RunStage(const StageFlags& flags) {
+  std::vector<EnvironmentSetting> cuda = SetEnvironment(CudaEnvironment());
   absl::StatusOr<LabelledTopology> topology = flags.hardware.LoadTopology();
   if (!topology.ok()) return topology.status();
   StageProcessOptions options;
@@ -352,7 +355,7 @@ absl::Status RunStage(const StageFlags& flags) {
   if (*on_gpus) {
     std::vector<int> all(gpus.size());
     std::iota(all.begin(), all.end(), 0);
-    UseNcclEnvironment(topology->topology, all, host.name());
+    UseNcclEnvironment(topology->topology, all, host.name(), std::move(cuda));
   }
   const auto figures = std::make_shared<GpuStageFigures>();
   options.describe = [figures] { return figures->Get().Text(); };
@@ -375,6 +378,9 @@ absl::Status RunStage(const StageFlags& flags) {
       LogLine(absl::StrCat("warning: ", difference));
     }
     devices = DevicesOf(topology->topology, load.gpus());
+    if (load.nccl() && load.stages() > 1) {
+      if (absl::Status status = CheckNccl(); !status.ok()) return status;
+    }
     return MakeGpuStage(*config, *weights, share,
                         {.devices = devices,
                          .name = absl::StrCat("stage ", flags.stage),

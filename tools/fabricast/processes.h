@@ -15,6 +15,7 @@
 #include "runtime/engine/stages.h"
 #include "runtime/launch/rank.h"
 #include "runtime/plan/plan.h"
+#include "runtime/transport/nccl_environment.h"
 #include "tools/fabricast/run_inputs.h"
 #include "topology/topology.h"
 
@@ -70,9 +71,10 @@ absl::StatusOr<std::unique_ptr<ProcessStages>> MakeProcessStages(const RunInputs
                                                                  const Deployment& deployment);
 
 // Sets what NCCL needs of the environment for a pipeline on `gpus` (indices into the topology), for
-// a process on `host`, and prints it. Before there are threads.
+// a process on `host`, and prints it and `cuda`, which was set before CUDA's first call
+// (CudaEnvironment). Before there are threads.
 void UseNcclEnvironment(const Topology& topology, absl::Span<const int> gpus,
-                        const std::string& host);
+                        const std::string& host, std::vector<EnvironmentSetting> cuda);
 
 // To standard error, as "fabricast: LINE".
 void LogLine(absl::string_view line);

@@ -68,6 +68,7 @@ struct Loaded : RunInputs {
   Deployment deployment;
   int threads = 1;   // a stage
   bool tcp = false;  // between processes, also of GPUs
+  std::vector<EnvironmentSetting> cuda;
   std::unique_ptr<Stages> stages;
   // Of stages that are processes; null otherwise. The engine's, once it has `stages`.
   const ProcessStages* processes = nullptr;
@@ -98,7 +99,7 @@ absl::StatusOr<std::vector<std::unique_ptr<StageExecutor>>> MakeGpuStages(Loaded
   if (!found.ok()) return found.status();
   if (loaded.plan.tensor_parallel()) {
     const std::vector<int>& gpus = loaded.plan.stages[0].gpus;
-    UseNcclEnvironment(loaded.topology, gpus, loaded.topology.gpus()[gpus[0]].host);
+    UseNcclEnvironment(loaded.topology, gpus, loaded.topology.gpus()[gpus[0]].host, loaded.cuda);
   }
   const SchedulerOptions& scheduler = loaded.plan.scheduler;
   std::vector<std::unique_ptr<StageExecutor>> stages;
@@ -500,6 +501,7 @@ int RunRun(const RunFlags& flags) {
     return Fail(absl::InvalidArgumentError("--max-output-tokens: give at least 1"));
   }
   Interrupted();
+  const std::vector<EnvironmentSetting> cuda = SetEnvironment(CudaEnvironment());
   std::optional<Workload> workload;
   if (flags.workload_given) {
     absl::StatusOr<Workload> read = flags.workload.Load();
@@ -510,11 +512,12 @@ int RunRun(const RunFlags& flags) {
       LoadRunInputs(flags.hardware, flags.plan, workload.has_value() ? &*workload : nullptr,
                     /*needs_tokenizer=*/flags.prompt_given);
   if (!inputs.ok()) return Fail(inputs.status());
-  Loaded loaded{{*std::move(inputs)}, {}, 1, false, nullptr, nullptr, {}, {}, {}};
+  Loaded loaded{{*std::move(inputs)}, {}, 1, false, {}, nullptr, nullptr, {}, {}, {}};
   absl::StatusOr<Deployment> deployment =
       Deploy(loaded.topology, loaded.plan, flags.process, flags.processes, ThisEnvironment());
   if (!deployment.ok()) return Fail(deployment.status());
   loaded.deployment = *std::move(deployment);
+  loaded.cuda = cuda;
   if (loaded.deployment.role == Deployment::Role::kStage) {
     return Ended(RunStage({.hardware = flags.hardware,
                            .processes = WithHead(flags.process, loaded.deployment.head),

@@ -273,7 +273,7 @@ absl::Status CudaDecoder::RecordHistories(const StepShape& shape, absl::Span<con
                        vocabulary, histories_, {.stream = stream});
 }
 
-absl::Status CudaDecoder::Compute(const StepShape& shape, void* input, void* output,
+absl::Status CudaDecoder::Compute(const StepShape& shape, const void* input, void* output,
                                   GpuStream stream) {
   FABRICAST_RETURN_IF_ERROR(ComputeInput(shape, input, stream));
   for (size_t layer = 0; layer < layers(); ++layer) {
@@ -285,20 +285,20 @@ absl::Status CudaDecoder::Compute(const StepShape& shape, void* input, void* out
 
 absl::Status CudaDecoder::ComputeOutput(const StepShape& shape, void* output, GpuStream stream) {
   if (shape_.lm_head) return Sample(shape, stream);
+  if (shape_.rank.rank != 0) return absl::OkStatus();
   return ToBf16(hidden_, shape.tokens * shape_.hidden, output,
                 {.stream = stream, .overlap_previous = true});
 }
 
-absl::Status CudaDecoder::ComputeInput(const StepShape& shape, void* input, GpuStream stream) {
+absl::Status CudaDecoder::ComputeInput(const StepShape& shape, const void* input,
+                                       GpuStream stream) {
   // The first kernel follows a copy, which it cannot overlap with.
   const LaunchOptions launch = {.stream = stream};
   if (weights_.embedding == nullptr) {
     const int64_t elements = shape.tokens * shape_.hidden;
-    if (group_ != nullptr) {
-      FABRICAST_RETURN_IF_ERROR(
-          group_->Broadcast(input, elements * kBf16Bytes, /*root=*/0, stream));
-    }
-    return FromBf16(input, elements, hidden_, launch);
+    FABRICAST_RETURN_IF_ERROR(shape_.rank.rank == 0 ? FromBf16(input, elements, hidden_, launch)
+                                                    : FillF32(0, elements, hidden_, launch));
+    return SumResidual(shape.tokens, stream);
   }
   return Embed(weights_.embedding, weights_.embedding_type,
                InStep<int32_t>(StepLayout(shape).tokens), shape.tokens,
@@ -368,6 +368,10 @@ absl::Status CudaDecoder::AddToResidual(const CudaMatrix& matrix, const Activati
   if (matrix.bias != nullptr) {
     FABRICAST_RETURN_IF_ERROR(AddBiasF32(matrix.bias, tokens, shape_.hidden, hidden_, launch));
   }
+  return SumResidual(tokens, stream);
+}
+
+absl::Status CudaDecoder::SumResidual(int tokens, GpuStream stream) {
   if (group_ == nullptr) return absl::OkStatus();
   return group_->SumF32(hidden_, tokens * shape_.hidden, stream);
 }

@@ -6,9 +6,10 @@
 //
 // Where several GPUs share the stage, each has a decoder of its share of the weights, and all are
 // given the same steps. The residual stream is the same on all, bit for bit: rank 0 adds its part
-// of a product of o or down to it, the others write theirs over it, and NCCL sums these in place;
-// twice a layer, tokens x hidden FP32. Of a lm_head that is divided by vocabulary each computes its
-// part of the logits and gathers all; each samples.
+// of a product of o or down to it, the others write theirs over it, and the group sums them in
+// place; twice a layer, tokens x hidden FP32. What comes from the stage before is rank 0's, and
+// zero on the others, before it is summed. Of a lm_head that is divided by vocabulary each computes
+// its part of the logits and gathers all; each samples.
 #ifndef FABRICAST_RUNTIME_EXECUTOR_CUDA_CUDA_DECODER_H_
 #define FABRICAST_RUNTIME_EXECUTOR_CUDA_CUDA_DECODER_H_
 
@@ -84,15 +85,14 @@ class CudaDecoder {
   // The step in step_buffer(), of shape `shape`, part by part and in this order: from `input` or
   // the embedding; layer after layer; the search for rows that are not finite; and to `output`, or
   // to logits and the sampled tokens in the buffer. `input` and `output`: [tokens, hidden] BF16 in
-  // the GPU's memory; not used on the first stage and on the last. In a group rank 0's input is
-  // read and comes to the others', which is written. Every launch depends on them and `shape`
-  // alone, but for its table.
-  absl::Status ComputeInput(const StepShape& shape, void* input, GpuStream stream);
+  // the GPU's memory; not used on the first stage and on the last, nor in a group but by rank 0.
+  // Every launch depends on them and `shape` alone, but for its table.
+  absl::Status ComputeInput(const StepShape& shape, const void* input, GpuStream stream);
   absl::Status ComputeLayer(const StepShape& shape, size_t layer, GpuStream stream);
   absl::Status FindNotFiniteRow(const StepShape& shape, GpuStream stream);
   absl::Status ComputeOutput(const StepShape& shape, void* output, GpuStream stream);
   // All of them.
-  absl::Status Compute(const StepShape& shape, void* input, void* output, GpuStream stream);
+  absl::Status Compute(const StepShape& shape, const void* input, void* output, GpuStream stream);
   size_t layers() const { return weights_.layers.size(); }
 
  private:
@@ -113,6 +113,7 @@ class CudaDecoder {
   absl::Status Multiply(const CudaMatrix& matrix, const Activations& input, OutputKind kind,
                         void* output, int64_t stride, const LaunchOptions& launch);
   // hidden_ += input x matrix^T + bias, of all ranks.
+  absl::Status SumResidual(int tokens, GpuStream stream);
   absl::Status AddToResidual(const CudaMatrix& matrix, const Activations& input, GpuStream stream);
   // Of the kernel that follows it, or whatever else has left the residual stream of so many tokens.
   LaunchOptions AfterResidual(int tokens, GpuStream stream) const {

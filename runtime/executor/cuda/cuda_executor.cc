@@ -96,6 +96,8 @@ class CudaExecutor : public DeviceExecutor {
         gpu_(device.Label()),
         where_(absl::StrCat(options.name, options.name.empty() ? "" : " on ", gpu_)),
         samples_(shape.lm_head.has_value()),
+        receives_(!shape.embedding && member.rank.rank == 0),
+        gives_(!samples_ && member.rank.rank == 0),
         requests_({.vocabulary = config.vocabulary,
                    .samples = samples_,
                    .kv_blocks = KvBlocks(options),
@@ -200,6 +202,8 @@ class CudaExecutor : public DeviceExecutor {
   const std::string gpu_;    // for messages; whoever runs the stage says which it is
   const std::string where_;  // the stage too: while it is loaded
   const bool samples_;
+  const bool receives_;  // what the stage gets comes to this GPU; and leaves it
+  const bool gives_;
   StageRequests requests_;
 
   // What goes first was made last.
@@ -242,7 +246,7 @@ absl::Status CudaExecutor::Load(const Fill& fill, std::unique_ptr<CublasLt> cubl
   absl::StatusOr<CudaDecoder::Bytes> needed =
       CudaDecoder::BytesNeeded(shape_, decoder_options, device_, *cublas_);
   if (!needed.ok()) return needed.status();
-  const int boundaries = (shape_.embedding ? 0 : 1) + (samples_ ? 0 : 1);
+  const int boundaries = (receives_ ? 1 : 0) + (gives_ ? 1 : 0);
   needed->buffers += kSlots * boundaries * BoundaryBytes();
   if (member_.join != nullptr) needed->buffers += kGroupBytes;
   FABRICAST_RETURN_IF_ERROR(
@@ -320,10 +324,8 @@ absl::Status CudaExecutor::CreateHandles() {
     slot.step = {step, static_cast<size_t>(step_bytes)};
     FABRICAST_RETURN_IF_ERROR(
         pinned(StepLayout(largest).found_bytes, "buffer for sampled tokens", slot.found));
-    if (!shape_.embedding) {
-      FABRICAST_RETURN_IF_ERROR(boundary("input of the stage", slot.input));
-    }
-    if (!samples_) FABRICAST_RETURN_IF_ERROR(boundary("output of the stage", slot.output));
+    if (receives_) FABRICAST_RETURN_IF_ERROR(boundary("input of the stage", slot.input));
+    if (gives_) FABRICAST_RETURN_IF_ERROR(boundary("output of the stage", slot.output));
     FABRICAST_RETURN_IF_ERROR(MakeEvent(cudaEventDefault, slot.arrived));
     FABRICAST_RETURN_IF_ERROR(MakeEvent(cudaEventDisableTiming, slot.computed));
     FABRICAST_RETURN_IF_ERROR(MakeEvent(wait, slot.finished));
@@ -333,8 +335,9 @@ absl::Status CudaExecutor::CreateHandles() {
     FABRICAST_RETURN_IF_ERROR(MakeEvent(cudaEventDefault, times.computed));
   }
   FABRICAST_RETURN_IF_ERROR(MakeEvent(cudaEventDefault, anchor_));
-  if (!shape_.embedding) FABRICAST_RETURN_IF_ERROR(pinned(BoundaryBytes(), "input", input_));
-  if (!samples_) return pinned(BoundaryBytes(), "output", output_);
+  if (receives_) FABRICAST_RETURN_IF_ERROR(pinned(BoundaryBytes(), "input", input_));
+  if (gives_) FABRICAST_RETURN_IF_ERROR(pinned(BoundaryBytes(), "output", output_));
+  if (!samples_) return absl::OkStatus();
   return pinned(shape_.vocabulary * static_cast<int64_t>(sizeof(float)), "logits", logits_row_);
 }
 
@@ -433,10 +436,10 @@ absl::Status CudaExecutor::Capture(int bucket) {
 absl::Status CudaExecutor::Run(const Step& step, absl::Span<const std::byte> input,
                                absl::Span<std::byte> output, std::vector<SampledToken>& sampled) {
   const int64_t bytes = step.micro_batch.tokens() * activation_bytes_per_token();
-  FABRICAST_CHECK(static_cast<int64_t>(input.size()) == (shape_.embedding ? 0 : bytes))
+  FABRICAST_CHECK(static_cast<int64_t>(input.size()) == (receives_ ? bytes : 0))
       << "input has " << input.size() << " bytes, " << step.tokens.size() << " tokens are "
       << bytes;
-  FABRICAST_CHECK(static_cast<int64_t>(output.size()) == (samples_ ? 0 : bytes))
+  FABRICAST_CHECK(static_cast<int64_t>(output.size()) == (gives_ ? bytes : 0))
       << "output has " << output.size() << " bytes, " << step.tokens.size() << " tokens are "
       << bytes;
   sampled.clear();
@@ -543,7 +546,7 @@ DeviceExecutor::Times CudaExecutor::TimesOf(const SlotState& slot, Clock::time_p
     });
   }
   Times times = {.arrived = {}, .started = clock_.At(busy), .computed = clock_.At()};
-  if (!shape_.embedding) {
+  if (receives_) {
     times.arrived = clock_.At(GpuClock::Seconds(SecondsBetween(slot.arrived, events.computed)));
   }
   return times;
@@ -585,9 +588,9 @@ absl::Status CudaExecutor::DownloadFound(const SlotState& slot) {
 absl::Status CudaExecutor::Launch(SlotState& slot, int bucket) {
   const StepTimes& times = times_[enqueued_ % times_.size()];
   // The step itself is there before its activations are.
-  if (shape_.embedding) FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventRecord(times.started, stream_));
+  if (!receives_) FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventRecord(times.started, stream_));
   FABRICAST_RETURN_IF_ERROR(UploadStep(slot));
-  if (!shape_.embedding) {
+  if (receives_) {
     FABRICAST_RETURN_IF_CUDA_FAILS(cudaStreamWaitEvent(stream_, slot.arrived));
     FABRICAST_RETURN_IF_CUDA_FAILS(cudaEventRecord(times.started, stream_));
   }

@@ -35,7 +35,8 @@ struct TensorParallelMember {
 // requests that ask for log-probabilities are sampled on the host, all others on the GPU.
 //
 // As a member of several, all must be given the same steps, at about the same time: each computes
-// its part and samples the same tokens. Input and output matter on rank 0 only.
+// its part and samples the same tokens. Rank 0 has the stage's input and output; the others' are
+// empty, as if they were the first and the last stage.
 //
 // Errors: those of OpenCudaDevice, CublasLt::Load and ShapeOfStage; kInvalidArgument for options
 // out of range; kResourceExhausted if the stage does not fit, naming what is short and what would.

@@ -75,31 +75,32 @@ TEST_F(TensorParallelTest, BiasesAreAddedOnce) {
                                          256, /*outputs=*/12, comparison));
 }
 
-TEST_F(TensorParallelTest, TextIsTheCpusForEachKernelOfInt4Products) {
+TEST_F(TensorParallelTest, TextIsTheOneGpusForEachKernelOfInt4Products) {
   // Halves of all matrices stay INT4.
   const RandomModel model = RandomModel::Awq({.kv_heads = 4, .ffn = 1280});
-  Comparison comparison("AWQ 512", 2);
+  Comparison comparison("AWQ 512, of one GPU", 2);
   GpuStageOptions options = OnTwoGpus();
   options.max_batch_tokens = 1024;
-  CudaPipeline gpu(model.config(), model.weights(), options);
+  CudaPipeline two(model.config(), model.weights(), options);
+  options.devices = {1};
+  CudaPipeline one(model.config(), model.weights(), options);
+  const auto expect_same = [&](const std::vector<std::vector<int32_t>>& prompts, int outputs) {
+    ExpectSameText(model.config(), one, two, prompts, 1024, outputs, comparison);
+    one.Reset();
+    two.Reset();
+  };
   for (const int tokens : {1, 8, 9, 16, 17, 33, 64, 65, 100, 512, 513, 700}) {
-    OneCpuStage cpu(model);
     RandomNormal random(tokens);
     std::vector<std::vector<int32_t>> prompts(1);
     for (int i = 0; i < tokens; ++i) {
       prompts[0].push_back(static_cast<int32_t>(random.Between(0, 999)));
     }
-    ASSERT_NO_FATAL_FAILURE(ExpectSameText(model.config(), cpu, gpu, prompts, 1024,
-                                           /*outputs=*/2, comparison));
-    gpu.Reset();
+    ASSERT_NO_FATAL_FAILURE(expect_same(prompts, 2));
   }
   for (const int requests : {3, 8, 13, 16, 30, 64}) {
-    OneCpuStage cpu(model);
     std::vector<std::vector<int32_t>> prompts;
     for (int r = 0; r < requests; ++r) prompts.push_back({r, 2 * r, 3 * r + 1});
-    ASSERT_NO_FATAL_FAILURE(ExpectSameText(model.config(), cpu, gpu, prompts, 1024,
-                                           /*outputs=*/3, comparison));
-    gpu.Reset();
+    ASSERT_NO_FATAL_FAILURE(expect_same(prompts, 3));
   }
 }
 

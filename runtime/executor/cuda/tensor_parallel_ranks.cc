@@ -77,11 +77,9 @@ class TensorParallelRanks : public DeviceExecutor {
 
   absl::Status Run(const Step& step, absl::Span<const std::byte> input,
                    absl::Span<std::byte> output, std::vector<SampledToken>& sampled) override {
-    std::vector<std::vector<std::byte>> outputs(executors_.size());
     return Sampling(sampled, [&](int rank, std::vector<SampledToken>& tokens) {
-      if (rank == 0) return executors_[0]->Run(step, input, output, tokens);
-      outputs[rank].resize(output.size());
-      return executors_[rank]->Run(step, input, absl::MakeSpan(outputs[rank]), tokens);
+      return rank == 0 ? executors_[0]->Run(step, input, output, tokens)
+                       : executors_[rank]->Run(step, {}, {}, tokens);
     });
   }
 

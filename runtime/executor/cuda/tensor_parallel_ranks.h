@@ -23,9 +23,9 @@ struct TensorParallelRanksOptions {
   absl::Duration grace = absl::Seconds(2);
 };
 
-// Slots and what they hold, times and tokens are rank 0's. A rank has a thread that enqueues and
-// one that finishes, so that no rank's launches wait for another's, and a call returns when all
-// ranks are done with it.
+// Slots and what they hold, times and tokens are rank 0's; the others have no input and output. A
+// rank has a thread that enqueues and one that finishes, so that no rank's launches wait for
+// another's, and a call returns when all ranks are done with it.
 //
 // An error of all ranks alike is the step's, and Reset mends it. If only some fail, or one is not
 // done in time, or sampled tokens differ, the ranks are aborted and the error names the GPU; so do
