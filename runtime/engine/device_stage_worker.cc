@@ -58,6 +58,7 @@ class DeviceStageWorker : public StageWorker {
   };
 
   void EnqueueAll() {
+    if (const absl::Status status = executor_.UseDevice(); !status.ok()) return Fail(status);
     for (int64_t count = 0;; ++count) {
       const int slot = static_cast<int>(count % executor_.slots());
       std::shared_ptr<const Step> step;

@@ -70,6 +70,7 @@ class FakeDeviceExecutor : public DeviceExecutor {
     return absl::UnimplementedError("");
   }
   void Reset() override {}
+  absl::Status UseDevice() const override { return use_device_error_; }
   int slots() const override { return kSlots; }
   Slot slot(int index) const override {
     const auto event = [index](int kind) {
@@ -105,6 +106,7 @@ class FakeDeviceExecutor : public DeviceExecutor {
     changed_.notify_all();
   }
   void FailToEnqueue(absl::Status status) { enqueue_error_ = std::move(status); }
+  void FailToUseDevice(absl::Status status) { use_device_error_ = std::move(status); }
 
  private:
   Log& log_;
@@ -113,6 +115,7 @@ class FakeDeviceExecutor : public DeviceExecutor {
   std::condition_variable changed_;
   std::map<MicroBatchId, absl::Status> computed_;
   absl::Status enqueue_error_;
+  absl::Status use_device_error_;
 };
 
 // Transfers end when the test says so.
@@ -299,6 +302,14 @@ TEST_F(DeviceStageWorkerTest, AStepThatCannotBeEnqueuedFailsTheStage) {
   executor_.FailToEnqueue(absl::ResourceExhaustedError("out of KV blocks"));
   worker_->Announce(StepOf(0, 1));
   log_.WaitFor("failed: stage 0: out of KV blocks");
+}
+
+TEST_F(DeviceStageWorkerTest, AGpuThatIsGoneFailsTheStage) {
+  executor_.FailToUseDevice(absl::UnavailableError("GPU 1 fell off the bus"));
+  Work(1, 3);
+  worker_->Announce(StepOf(0, 1));
+  log_.WaitFor("failed: stage 1: GPU 1 fell off the bus");
+  EXPECT_THAT(log_.all(), ElementsAre("failed: stage 1: GPU 1 fell off the bus"));
 }
 
 TEST_F(DeviceStageWorkerTest, StoppingIsNoFailure) {

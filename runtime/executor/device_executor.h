@@ -35,6 +35,11 @@ class DeviceExecutor : public StageExecutor {
     GpuEventHandle computed = nullptr;  // recorded by Enqueue: the output is there
   };
 
+  // Makes the GPU of the slots the calling thread's own: for threads that call a DeviceTransport. A
+  // thread that has not said which it means is taken for one of GPU 0, where a call would make, and
+  // keep, a context. Any thread.
+  virtual absl::Status UseDevice() const = 0;
+
   virtual int slots() const = 0;
   virtual Slot slot(int index) const = 0;
 

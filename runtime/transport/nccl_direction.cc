@@ -167,7 +167,8 @@ absl::Status NcclDirection::Enqueue(const Transfer& transfer, GpuEventHandle ove
 GpuEventHandle NcclDirection::over(uint64_t number) const { return over_[number % kMostInStream]; }
 
 void NcclDirection::Run() {
-  const DeviceScope scope(setup_.device);
+  // Its errors come again in what follows. Not for a while only: see DeviceExecutor::UseDevice.
+  cudaSetDevice(setup_.device);
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
     changed_.wait(lock, [this] {

@@ -180,11 +180,16 @@ HostNetwork HostNetwork::Read(const std::string& sysfs) {
   return network;
 }
 
-std::vector<EnvironmentSetting> CudaEnvironment() {
-  return {{"CUDA_MODULE_LOADING", "EAGER",
-           "loading a kernel while one of NCCL's waits on the GPU could block"},
-          {"CUDA_DEVICE_MAX_CONNECTIONS", "32",
-           "streams that share a queue of the GPU wait for one another"}};
+std::vector<EnvironmentSetting> CudaEnvironment(bool shared) {
+  std::vector<EnvironmentSetting> settings = {
+      {"CUDA_DEVICE_MAX_CONNECTIONS", "32",
+       "streams that share a queue of the GPU wait for one another"}};
+  // It takes seconds and hundreds of MB for NCCL's kernels, most of which nobody needs.
+  if (shared) {
+    settings.push_back({"CUDA_MODULE_LOADING", "EAGER",
+                        "loading a kernel on one GPU while a sum on another waits could block"});
+  }
+  return settings;
 }
 
 std::vector<EnvironmentSetting> NcclEnvironment(const Topology& topology,
@@ -242,7 +247,7 @@ std::string EnvironmentText(absl::Span<const EnvironmentSetting> settings) {
   std::string text;
   for (const EnvironmentSetting& setting : settings) {
     absl::StrAppend(&text, setting.name, "=", setting.value, " (",
-                    setting.users_own ? "set in your environment" : setting.reason, ")\n");
+                    setting.users_own ? "set already" : setting.reason, ")\n");
   }
   return text;
 }

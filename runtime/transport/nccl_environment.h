@@ -36,7 +36,8 @@ struct EnvironmentSetting {
 };
 
 // What CUDA needs for stages that wait for one another on their GPUs, whatever the topology.
-std::vector<EnvironmentSetting> CudaEnvironment();
+// `shared`: some stage has several GPUs (tensor parallelism).
+std::vector<EnvironmentSetting> CudaEnvironment(bool shared);
 
 // What NCCL needs. For a process on `host` whose pipeline runs on `gpus` (indices into the
 // topology); `network` is the host's own. In a fixed order; nothing that depends on what is set

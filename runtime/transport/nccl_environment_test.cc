@@ -62,9 +62,12 @@ std::string Reason(const std::vector<EnvironmentSetting>& settings, const std::s
   return "";
 }
 
-TEST(CudaEnvironmentTest, IsTheSameEverywhere) {
-  EXPECT_THAT(Values(CudaEnvironment()), ElementsAre(Pair("CUDA_MODULE_LOADING", "EAGER"),
-                                                     Pair("CUDA_DEVICE_MAX_CONNECTIONS", "32")));
+TEST(CudaEnvironmentTest, LoadsAllKernelsAtOnceWhereGpusShareAStage) {
+  EXPECT_THAT(Values(CudaEnvironment(/*shared=*/false)),
+              ElementsAre(Pair("CUDA_DEVICE_MAX_CONNECTIONS", "32")));
+  EXPECT_THAT(
+      Values(CudaEnvironment(/*shared=*/true)),
+      ElementsAre(Pair("CUDA_DEVICE_MAX_CONNECTIONS", "32"), Pair("CUDA_MODULE_LOADING", "EAGER")));
 }
 
 TEST(NcclEnvironmentTest, OneHostNeedsNoNetwork) {
@@ -202,7 +205,7 @@ TEST(SetEnvironmentTest, WhatTheUserHasSetWinsAndIsSaid) {
   EXPECT_STREQ(std::getenv("FABRICAST_TEST_MINE"), "7");
   EXPECT_STREQ(std::getenv("FABRICAST_TEST_OURS"), "=lo");
   EXPECT_EQ(EnvironmentText(settings),
-            "FABRICAST_TEST_MINE=7 (set in your environment)\n"
+            "FABRICAST_TEST_MINE=7 (set already)\n"
             "FABRICAST_TEST_OURS==lo (another reason)\n");
 }
 

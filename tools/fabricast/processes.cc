@@ -312,7 +312,9 @@ void UseNcclEnvironment(const Topology& topology, absl::Span<const int> gpus,
 void LogLine(absl::string_view line) { std::cerr << absl::StrCat("fabricast: ", line, "\n"); }
 
 absl::Status RunStage(const StageFlags& flags) {
-  std::vector<EnvironmentSetting> cuda = SetEnvironment(CudaEnvironment());
+  // Whether its GPUs share the stage it hears when CUDA has begun: the head's environment says
+  // more.
+  std::vector<EnvironmentSetting> cuda = SetEnvironment(CudaEnvironment(/*shared=*/false));
   absl::StatusOr<LabelledTopology> topology = flags.hardware.LoadTopology();
   if (!topology.ok()) return topology.status();
   StageProcessOptions options;

@@ -501,7 +501,8 @@ int RunRun(const RunFlags& flags) {
     return Fail(absl::InvalidArgumentError("--max-output-tokens: give at least 1"));
   }
   Interrupted();
-  const std::vector<EnvironmentSetting> cuda = SetEnvironment(CudaEnvironment());
+  const std::vector<EnvironmentSetting> cuda =
+      SetEnvironment(CudaEnvironment(flags.plan.tensor_parallel != "1"));
   std::optional<Workload> workload;
   if (flags.workload_given) {
     absl::StatusOr<Workload> read = flags.workload.Load();

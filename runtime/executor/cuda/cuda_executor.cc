@@ -122,6 +122,9 @@ class CudaExecutor : public DeviceExecutor {
   absl::Status Run(const Step& step, absl::Span<const std::byte> input,
                    absl::Span<std::byte> output, std::vector<SampledToken>& sampled) override;
 
+  absl::Status UseDevice() const override {
+    return ExplainCudaError(ToStatus(cudaSetDevice(device_.index), "cudaSetDevice"), gpu_);
+  }
   int slots() const override { return kSlots; }
   Slot slot(int index) const override;
   absl::Status Enqueue(const Step& step) override;

@@ -72,6 +72,7 @@ class TensorParallelRanks : public DeviceExecutor {
   int64_t activation_bytes_per_token() const override {
     return executors_[0]->activation_bytes_per_token();
   }
+  absl::Status UseDevice() const override { return executors_[0]->UseDevice(); }
   int slots() const override { return executors_[0]->slots(); }
   Slot slot(int index) const override { return executors_[0]->slot(index); }
 

@@ -67,6 +67,7 @@ class FakeRank : public DeviceExecutor {
       : rank_(rank), script_(script), enqueue_(enqueue), finish_(finish) {}
 
   int64_t activation_bytes_per_token() const override { return 2; }
+  absl::Status UseDevice() const override { return absl::OkStatus(); }
   int slots() const override { return 10 + rank_; }
   Slot slot(int index) const override {
     Slot slot;
