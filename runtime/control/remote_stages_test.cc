@@ -268,6 +268,33 @@ TEST(RemoteStagesTest, AStageThatCannotLoadEndsTheRunAtBothEnds) {
   EXPECT_EQ(stage.Wait().code(), absl::StatusCode::kNotFound);
 }
 
+// As one whose GPU is lost with its first step.
+class LostExecutor : public FakeExecutor {
+ public:
+  LostExecutor() : FakeExecutor(1, 2, [](const Step&) { return absl::InternalError("lost"); }) {}
+  void Reset() override { lost_ = std::exchange(was_reset_, true); }
+  absl::Status usable() const override {
+    return lost_ ? absl::InternalError("GPU 1 is lost") : absl::OkStatus();
+  }
+
+ private:
+  bool was_reset_ = false;  // at first, before anything was computed
+  bool lost_ = false;
+};
+
+TEST(RemoteStagesTest, AStageOfNoUseAnyMoreEndsTheRunAtBothEnds) {
+  TestPipeline pipeline(HeadOptions(2));
+  StageThread a(pipeline.address(), 0, 2), b(pipeline.address(), 1, 2);
+  b.options().load = [](const control::Load&) { return std::make_unique<LostExecutor>(); };
+  a.Start();
+  b.Start();
+  EXPECT_THAT(Message(pipeline.Await(pipeline.Submit({1, 2}, 2)).status()), HasSubstr("lost"));
+  EXPECT_THAT(Message(pipeline.Await(pipeline.Submit({1, 2}, 2)).status()),
+              AllOf(HasSubstr("stage 1"), HasSubstr("GPU 1 is lost")));
+  pipeline.engine().Finish();
+  EXPECT_THAT(Message(b.Wait()), HasSubstr("GPU 1 is lost"));
+}
+
 TEST(RemoteStagesTest, AnAddressThatIsNotOursIsNamed) {
   RemoteStagesOptions options = HeadOptions(1);
   options.ip = "203.0.113.7";

@@ -358,13 +358,7 @@ class StageProcess : public StageObserver {
       executor_ = nullptr;
       absl::StatusOr<std::unique_ptr<StageExecutor>> executor = options_.load(load);
       if (!executor.ok()) {
-        FromStage failed;
-        failed.mutable_failed()->set_generation(-1);
-        failed.mutable_failed()->set_code(static_cast<int>(executor.status().code()));
-        failed.mutable_failed()->set_message(std::string(executor.status().message()));
-        Send(std::move(failed));
-        // The head hangs up when it has heard.
-        load_error_ = executor.status();
+        CannotLoad(executor.status());
         return absl::OkStatus();
       }
       executor_ = *std::move(executor);
@@ -379,10 +373,21 @@ class StageProcess : public StageObserver {
     return absl::OkStatus();
   }
 
+  // The head hangs up when it has heard, and this process ends.
+  void CannotLoad(const absl::Status& status) {
+    FromStage failed;
+    failed.mutable_failed()->set_generation(-1);
+    failed.mutable_failed()->set_code(static_cast<int>(status.code()));
+    failed.mutable_failed()->set_message(std::string(status.message()));
+    Send(std::move(failed));
+    load_error_ = status;
+  }
+
   void Connect(const control::Connect& connect) {
     EndGeneration();
     if (executor_ == nullptr) return;
     executor_->Reset();
+    if (absl::Status usable = executor_->usable(); !usable.ok()) return CannotLoad(usable);
     {
       const std::lock_guard<std::mutex> lock(reports_mutex_);
       worker_generation_ = connect.generation();

@@ -5,6 +5,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "runtime/check.h"
 #include "runtime/engine/stage_worker.h"
 #include "runtime/transport/loopback.h"
@@ -102,7 +103,15 @@ class LocalStages : public Stages, public StageObserver {
         if (stopping_) return;
       }
       TakeDown();
-      for (const auto& executor : executors_) executor->Reset();
+      for (size_t s = 0; s < executors_.size(); ++s) {
+        executors_[s]->Reset();
+        const absl::Status usable = executors_[s]->usable();
+        if (usable.ok()) continue;
+        const std::lock_guard<std::mutex> lock(report_mutex_);
+        if (stopping_) return;
+        return listener_->Gone(
+            absl::Status(usable.code(), absl::StrCat("stage ", s, ": ", usable.message())));
+      }
       SetUp();
       BeReady(generation);
     }

@@ -12,7 +12,7 @@ namespace fabricast {
 
 // One executor a stage, in order; at least one. They are ready when started. When one fails the
 // generation is lost; all executors are Reset, and the next generation is ready once the others
-// have done what they computed. Never gone.
+// have done what they computed. Gone if one of them is of no use any more.
 std::unique_ptr<Stages> MakeLocalStages(std::vector<std::unique_ptr<StageExecutor>> executors);
 
 }  // namespace fabricast

@@ -20,7 +20,7 @@ class Listener : public StagesListener {
  public:
   void Ready(int64_t generation) override { Add("ready " + std::to_string(generation)); }
   void Lost(const absl::Status& cause) override { Add("lost: " + std::string(cause.message())); }
-  void Gone(const absl::Status&) override { Add("gone"); }
+  void Gone(const absl::Status& cause) override { Add("gone: " + std::string(cause.message())); }
   void Reported(std::vector<StageReport> reports) override {
     for (const StageReport& report : reports) {
       static constexpr const char* kNames[] = {"delivered", "started", "computed", "sent"};
@@ -139,6 +139,26 @@ TEST(LocalStagesTest, StoppedStagesSayNothingMore) {
     stages->Stop();
     EXPECT_EQ(listener.heard().size(), heard);
   }
+}
+
+// As one whose GPU is lost with its first step.
+class LostExecutor : public FakeExecutor {
+ public:
+  LostExecutor() : FakeExecutor(0, 1, [](const Step&) { return absl::InternalError("lost"); }) {}
+  absl::Status usable() const override { return absl::InternalError("GPU 0 is lost"); }
+};
+
+TEST(LocalStagesTest, AStageOfNoUseAnyMoreIsGone) {
+  std::vector<std::unique_ptr<StageExecutor>> executors;
+  executors.push_back(std::make_unique<LostExecutor>());
+  const std::unique_ptr<Stages> stages = MakeLocalStages(std::move(executors));
+  Listener listener;
+  stages->Start(listener);
+  stages->Launch(0, StepOf(0));
+  listener.WaitFor("gone: stage 0: GPU 0 is lost");
+  stages->Stop();
+  EXPECT_THAT(listener.heard(), ElementsAre("ready 0", "0 started 0", "lost: stage 0: lost",
+                                            "gone: stage 0: GPU 0 is lost"));
 }
 
 TEST(LocalStagesTest, StagesThatWereNeverStartedCanGo) {

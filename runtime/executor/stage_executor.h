@@ -53,6 +53,10 @@ class StageExecutor {
 
   // Forgets all requests: as new, also after an error. The next step is the first.
   virtual void Reset() = 0;
+
+  // Asked after Reset: why it is of no use any more, as when a GPU's context is lost. Only another
+  // executor, of another process, may be.
+  virtual absl::Status usable() const { return absl::OkStatus(); }
 };
 
 }  // namespace fabricast

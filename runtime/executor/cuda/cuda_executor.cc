@@ -132,16 +132,19 @@ class CudaExecutor : public DeviceExecutor {
 
   void Reset() override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    // If anything fails so will the next step, and say why.
-    cudaSetDevice(device_.index);
-    cudaStreamSynchronize(stream_);
+    const auto prepare = [this]() -> absl::Status {
+      FABRICAST_RETURN_IF_CUDA_FAILS(cudaSetDevice(device_.index));
+      FABRICAST_RETURN_IF_CUDA_FAILS(cudaStreamSynchronize(stream_));
+      FABRICAST_RETURN_IF_ERROR(decoder_->ClearCache(stream_));
+      return AnchorClock();
+    };
+    usable_ = ExplainCudaError(prepare(), gpu_);
     requests_.Clear();
     previous_was_decode_ = false;
     enqueued_ = 0;
     finished_ = 0;
-    decoder_->ClearCache(stream_).IgnoreError();
-    AnchorClock().IgnoreError();
   }
+  absl::Status usable() const override { return usable_; }
 
   static int64_t KvBlocks(const GpuStageOptions& options) {
     return options.kv_blocks * (options.kv_block_tokens / kKvBlockTokens);
@@ -225,6 +228,7 @@ class CudaExecutor : public DeviceExecutor {
   std::byte* output_ = nullptr;
   float* logits_row_ = nullptr;
 
+  absl::Status usable_;
   std::mutex mutex_;  // who enqueues
   int64_t enqueued_ = 0;
   bool previous_was_decode_ = false;

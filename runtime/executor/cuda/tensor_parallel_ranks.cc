@@ -103,6 +103,14 @@ class TensorParallelRanks : public DeviceExecutor {
     }).IgnoreError();
   }
 
+  absl::Status usable() const override {
+    absl::Status status = broken();
+    for (const auto& executor : executors_) {
+      if (status.ok()) status = executor->usable();
+    }
+    return status;
+  }
+
  private:
   // `work` on all ranks, of which each gives tokens; rank 0's, if they are the same.
   template <typename Work>
@@ -174,13 +182,13 @@ class TensorParallelRanks : public DeviceExecutor {
     options_.abort();
     return status;
   }
-  absl::Status broken() {
+  absl::Status broken() const {
     const std::lock_guard<std::mutex> lock(mutex_);
     return broken_;
   }
 
   const TensorParallelRanksOptions options_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   absl::Status broken_;  // once a rank has failed alone
 
   std::vector<std::unique_ptr<DeviceExecutor>> executors_;
