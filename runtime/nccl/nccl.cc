@@ -152,8 +152,8 @@ class Stream {
 
 class Communicator final : public NcclCommunicator {
  public:
-  Communicator(const Functions& functions, int ranks, int rank)
-      : functions_(functions), ranks_(ranks), rank_(rank) {}
+  Communicator(const Functions& functions, int ranks, int rank, int device)
+      : functions_(functions), ranks_(ranks), rank_(rank), device_(device) {}
   ~Communicator() override {
     Abort();
     if (aborted_ != nullptr) (void)aborted_->WaitUntil(absl::Now() + kAbortPatience);
@@ -252,7 +252,9 @@ class Communicator final : public NcclCommunicator {
     if (comm == nullptr) return;
     // It first tells the kernels, then waits for them.
     aborted_ = std::make_shared<Event>();
-    std::thread([abort = functions_.comm_abort, comm, aborted = aborted_] {
+    std::thread([abort = functions_.comm_abort, comm, device = device_, aborted = aborted_] {
+      // NCCL goes back to the thread's device, and would make a context on GPU 0.
+      cudaSetDevice(device);
       abort(comm);
       aborted->Set();
     }).detach();
@@ -294,6 +296,7 @@ class Communicator final : public NcclCommunicator {
   const Functions functions_;
   const int ranks_;
   const int rank_;
+  const int device_;
   std::timed_mutex mutex_;                  // one call of NCCL at a time
   std::atomic<ncclComm_t> comm_ = nullptr;  // null once aborted
   std::shared_ptr<Event> aborted_;          // null while it has not been
@@ -346,7 +349,7 @@ class LoadedNccl final : public Nccl {
       std::unique_ptr<Communicator> communicator;
     };
     const auto joining = std::make_shared<Joining>();
-    joining->communicator = std::make_unique<Communicator>(functions_, ranks, rank);
+    joining->communicator = std::make_unique<Communicator>(functions_, ranks, rank, device);
     std::thread([joining, deadline, id, channels, device, set_up] {
       cudaSetDevice(device);
       Communicator& communicator = *joining->communicator;
