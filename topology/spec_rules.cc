@@ -178,6 +178,7 @@ absl::Status CheckSpec(absl::string_view file, const KernelCalibration& spec) {
                                     std::pair("prefill_attention", &spec.prefill_attention())}) {
     if (status.ok()) status = CheckCurve(file, absl::StrCat(object, ": ", name), curve->points());
   }
+  if (status.ok()) status = CheckCurve(file, absl::StrCat(object, ": pair_sums"), spec.pair_sums());
   if (status.ok() && !(spec.elementwise_efficiency() > 0)) {
     return absl::InvalidArgumentError(
         absl::StrCat(file, ": ", object, ": elementwise_efficiency is ",

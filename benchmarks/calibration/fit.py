@@ -24,7 +24,7 @@ import h200
 import nccl
 import serving_log
 import textproto
-from common import Peaks, Row, provenance
+from common import Peaks, Row, provenance, read_columns
 
 WORKSPACE = pathlib.Path(__file__).resolve().parents[2]
 
@@ -49,6 +49,7 @@ def fit_h200(specs):
     rows += part
     sampling_us, part = h200.fit_sampling(measured)
     rows += part
+    sums = read_columns(WORKSPACE / h200.PAIR_SUMS)
     step_us, part = h200.step_overhead(WORKSPACE, fitted, (efficiency, overhead_us), sampling_us)
     rows += part
     lines = textproto.body(
@@ -73,6 +74,19 @@ def fit_h200(specs):
                     "elementwise: what whole layers of Llama 3.1 405B take under load beyond their products and attention, by "
                     "the bytes that the forecast counts; sampling: by temperature, median of 1 to 256 rows; step_overhead_us: "
                     "a decode step of this project's engine, 42 layers of the 405B and one request, less its kernels.",
+                ),
+            ),
+            *nccl.latency_points(
+                sums["bytes"], numpy.minimum(sums["own_us"], sums["nccl_us"]), "pair_sums"
+            ),
+            (
+                "pair_sums_provenance",
+                provenance(
+                    "two NVIDIA H200s (NVLink), driver 580.159.04, NCCL 2.28.3, 2026-11-25",
+                    h200.PAIR_SUMS,
+                    True,
+                    "16 sums in a graph, one after another: by this project's kernel up to 16 MiB, by NCCL beyond "
+                    "(runtime/executor/cuda:tensor_parallel_benchmark).",
                 ),
             ),
         ]

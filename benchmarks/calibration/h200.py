@@ -16,6 +16,7 @@ from common import Row, curve_points, provenance
 from gemm import gemm_message, ridge
 
 RESULTS = "benchmarks/results/h200_kernels.json"
+PAIR_SUMS = "benchmarks/results/h200_pair_sums.csv"
 STAGE_RUN = "benchmarks/results/h200_405b_stage/requests_1.json"
 
 PRODUCTS = ("qkv", "o", "gate_up", "down")

@@ -218,6 +218,15 @@ StageCost CostOf(const Topology& topology, const Model& model, const Stage& stag
     };
     options.all_reduce = price(COLLECTIVE_OP_ALL_REDUCE);
     options.all_gather = price(COLLECTIVE_OP_ALL_GATHER);
+    const auto& sums = topology.kernels(slowest).pair_sums();
+    const bool pair = stage.gpus.size() == 2 && !sums.empty() &&
+                      topology.route(stage.gpus[0], stage.gpus[1]).kind == PATH_KIND_NVLINK;
+    if (pair) {
+      options.all_reduce = [sums, by_nccl = options.all_reduce](double bytes) {
+        return bytes > sums.rbegin()->bytes() ? by_nccl(bytes)
+                                              : InterpolateLatencySeconds(sums, bytes);
+      };
+    }
   }
   return StageCost(model, spec, topology.kernels(slowest), std::move(options));
 }

@@ -771,6 +771,20 @@ TEST(TensorParallelTest, AllReducesArePricedByTheTopology) {
   EXPECT_GT(shared.collective_s(), 0);
 }
 
+TEST(TensorParallelTest, TwoGpusOverNvlinkSumInTheirStagesGraph) {
+  const Topology topology = Cluster("h200_x2");
+  PlanOptions options;
+  options.tensor_parallel = {2};
+  const Plan plan = MustPlan(topology, ModelOf(k405bInt4), options);
+  // 126 layers, two sums each of 16,384 x 4 B: 3.4 us (benchmarks/results/h200_pair_sums.csv). The
+  // logits' all-gather comes on top.
+  const double seconds = MakeStageCost(topology, ModelOf(k405bInt4), plan, 0)
+                             .Explain(BatchShape::Decode(1, 1024))
+                             .collective_s();
+  EXPECT_GT(seconds, 252 * 3.4e-6);
+  EXPECT_LT(seconds, 252 * 3.4e-6 + 100e-6);
+}
+
 TEST(TensorParallelTest, AGroupAcrossHostsIsRefused) {
   PlanOptions options;
   options.tensor_parallel = {16};
