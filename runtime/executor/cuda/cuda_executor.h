@@ -8,7 +8,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "runtime/executor/cuda/cuda_decoder.h"
 #include "runtime/executor/cuda/stage_shape.h"
 #include "runtime/executor/device_executor.h"
@@ -49,11 +48,6 @@ absl::StatusOr<std::unique_ptr<DeviceExecutor>> MakeCudaExecutor(
 absl::StatusOr<std::unique_ptr<DeviceExecutor>> MakeSyntheticCudaExecutor(
     const DecoderConfig& config, const StageShare& share, uint64_t seed,
     const GpuStageOptions& options, const TensorParallelMember& member = {});
-
-// OK if a stage fits into `free` bytes of a GPU of `total`. `where` names the stage and the GPU.
-absl::Status CheckFits(const StageShape& shape, const CudaDecoder::Bytes& needed,
-                       const GpuStageOptions& options, int64_t free, int64_t total,
-                       absl::string_view where);
 
 }  // namespace fabricast
 
