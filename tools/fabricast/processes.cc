@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <iostream>
-#include <map>
 #include <numeric>
 #include <optional>
 #include <set>
@@ -120,10 +119,10 @@ void ProcessFlags::AddTo(CLI::App& command) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command
-      .add_option("--transport", tcp,
-                  "How activations get from GPU to GPU: nccl, or tcp through the processes")
-      ->transform(
-          CLI::CheckedTransformer(std::map<std::string, bool>{{"nccl", false}, {"tcp", true}}))
+      .add_option_function<std::string>(
+          "--transport", [this](const std::string& which) { tcp = which == "tcp"; },
+          "How activations get from GPU to GPU: nccl, or tcp through the processes")
+      ->check(CLI::IsMember({"nccl", "tcp"}))
       ->option_text("nccl|tcp");
 }
 

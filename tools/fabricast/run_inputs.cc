@@ -1,7 +1,6 @@
 #include "tools/fabricast/run_inputs.h"
 
 #include <fstream>
-#include <map>
 #include <sstream>
 #include <utility>
 
@@ -26,11 +25,11 @@ void HardwareFlags::AddTo(CLI::App& command) {
                   "of synthetic weights also a bundled model (`fabricast models`)")
       ->required();
   command
-      .add_option("--weights", synthetic,
-                  "Those of the checkpoint, or synthetic: made up on the GPU, in the shapes of "
-                  "config.json alone")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, bool>{{"checkpoint", false}, {"synthetic", true}}))
+      .add_option_function<std::string>(
+          "--weights", [this](const std::string& which) { synthetic = which == "synthetic"; },
+          "Those of the checkpoint, or synthetic: made up on the GPU, in the shapes of config.json "
+          "alone")
+      ->check(CLI::IsMember({"checkpoint", "synthetic"}))
       ->option_text("checkpoint|synthetic");
   command.add_option("--threads", threads,
                      "A stage; default: the processor's, divided among stages");
